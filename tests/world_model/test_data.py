@@ -1,0 +1,367 @@
+"""The video file format and the clip sampler."""
+
+import json
+import subprocess
+import sys
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from world_model.data import FORMAT_VERSION, ClipSampler, VideoFile, VideoFileError, VideoWriter, write_latent_actions
+
+FRAME_SHAPE = (4, 4, 3)
+
+
+def make_episode(length: int, first: int = 0) -> np.ndarray:
+    """Frames that carry their own number (first, first + 1, ...) in their first two bytes."""
+    frames = np.zeros((length, *FRAME_SHAPE), np.uint8)
+    numbers = first + np.arange(length)
+    frames[:, 0, 0, 0], frames[:, 0, 0, 1] = numbers // 256, numbers % 256
+    return frames
+
+
+def frame_numbers(frames: np.ndarray) -> np.ndarray:
+    return frames[..., 0, 0, 0].astype(int) * 256 + frames[..., 0, 0, 1]
+
+
+def write_episodes(path: Path, lengths: Sequence[int], first: int = 0) -> Path:
+    with VideoWriter(path, frame_shape=FRAME_SHAPE) as writer:
+        for length in lengths:
+            writer.append(make_episode(length, first))
+            first += length
+    return path
+
+
+@pytest.fixture
+def video_path(tmp_path: Path) -> Path:
+    return write_episodes(tmp_path / "video.h5", [5, 2, 21])
+
+
+def end_markers(lengths: Sequence[int], value: int = 0) -> np.ndarray:
+    labels = np.full(sum(lengths), value)
+    labels[np.cumsum(lengths) - 1] = -1
+    return labels
+
+
+# Writing and reading
+
+
+def test_round_trip_with_actions(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    episodes = [rng.integers(256, size=(length, 6, 5, 1), dtype=np.uint8) for length in (2, 7, 40, 8, 3)]
+    actions = [rng.integers(15, size=len(episode) - 1) for episode in episodes]
+    provenance = {"game": "CoinRun", "seeds": [0, 5], "notes": "x" * 100_000}
+    with VideoWriter(tmp_path / "v.h5", frame_shape=(6, 5, 1), provenance=provenance, with_actions=True) as writer:
+        for index, (episode, taken) in enumerate(zip(episodes, actions, strict=True)):
+            writer.append(episode, level_seed=100 + index, actions=taken)
+    with VideoFile(tmp_path / "v.h5") as video:
+        assert (video.num_frames, video.num_episodes, video.frame_shape, video.has_actions) == (60, 5, (6, 5, 1), True)
+        assert video.provenance == provenance
+        np.testing.assert_array_equal(video.level_seeds, [100, 101, 102, 103, 104])
+        np.testing.assert_array_equal(video.frames[:], np.concatenate(episodes))
+        for index, episode in enumerate(episodes):
+            np.testing.assert_array_equal(video.episode(index), episode)
+        np.testing.assert_array_equal(video.actions(), np.concatenate([np.append(taken, -1) for taken in actions]))
+        with pytest.raises(IndexError, match="episode 5"):
+            video.episode(5)
+
+
+def test_file_without_labels_says_how_to_get_them(video_path: Path) -> None:
+    with VideoFile(video_path) as video:
+        assert not video.has_actions
+        assert video.level_seeds.tolist() == [-1, -1, -1]
+        with pytest.raises(VideoFileError, match="with_actions=True"):
+            video.actions()
+        with pytest.raises(VideoFileError, match="label it first"):
+            video.latent_actions()
+
+
+def test_refused_episodes_leave_no_trace(tmp_path: Path) -> None:
+    good, actions = make_episode(4), np.array([1, 2, 3])
+    with VideoWriter(tmp_path / "v.h5", frame_shape=FRAME_SHAPE, with_actions=True) as writer:
+        writer.append(good, actions=actions)
+        for bad in (good.astype(np.float32), good.astype(np.int64)):
+            with pytest.raises(TypeError, match="uint8"):
+                writer.append(bad, actions=actions)
+        for bad in (good[:, :3], good[0], good[..., :1]):
+            with pytest.raises(ValueError, match="shape"):
+                writer.append(bad, actions=actions)
+        with pytest.raises(ValueError, match="at least 2 frames"):
+            writer.append(good[:1], actions=actions[:0])
+        with pytest.raises(ValueError, match=r"shape \(3,\)"):
+            writer.append(good, actions=np.zeros(4, int))
+        with pytest.raises(TypeError, match="integers"):
+            writer.append(good, actions=actions / 2)
+        with pytest.raises(ValueError, match=">= 0"):
+            writer.append(good, actions=np.array([1, -1, 2]))
+        with pytest.raises(ValueError, match="pass the episode's actions"):
+            writer.append(good)
+        with pytest.raises(TypeError):
+            writer.append(good, actions=actions, level_seed=1.5)  # type: ignore[arg-type]
+        writer.append(good + 1, actions=actions + 1)
+    with VideoFile(tmp_path / "v.h5") as video:
+        np.testing.assert_array_equal(video.frames[:], np.concatenate([good, good + 1]))
+        np.testing.assert_array_equal(video.actions(), [1, 2, 3, -1, 2, 3, 4, -1])
+
+
+def test_writer_misuse_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="frame_shape"):
+        VideoWriter(tmp_path / "v.h5", frame_shape=(64, 64))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="JSON"):
+        VideoWriter(tmp_path / "v.h5", provenance={"x": object()})
+    with pytest.raises(FileNotFoundError, match="create it"), VideoWriter(tmp_path / "nowhere" / "v.h5"):
+        pass
+    with pytest.raises(IsADirectoryError, match="folder"), VideoWriter(tmp_path):
+        pass
+    writer = VideoWriter(tmp_path / "v.h5", frame_shape=FRAME_SHAPE)
+    with pytest.raises(RuntimeError, match="with block"):
+        writer.append(make_episode(3))
+    with writer:
+        with pytest.raises(ValueError, match="with_actions=True"):
+            writer.append(make_episode(3), actions=np.zeros(2, int))
+        writer.append(make_episode(3))
+    with pytest.raises(RuntimeError, match="with block"):
+        writer.append(make_episode(3))
+    with pytest.raises(RuntimeError, match="used before"), writer:
+        pass
+
+
+# What failures leave behind
+
+
+def test_exception_keeps_the_old_file_and_removes_the_temporary(video_path: Path) -> None:
+    before = video_path.read_bytes()
+    with pytest.raises(KeyboardInterrupt), VideoWriter(video_path, frame_shape=FRAME_SHAPE) as writer:
+        writer.append(make_episode(50))
+        assert len(list(video_path.parent.iterdir())) == 2  # the frames do go to a file beside it
+        raise KeyboardInterrupt
+    assert video_path.read_bytes() == before
+    assert list(video_path.parent.iterdir()) == [video_path]
+
+
+def test_file_without_an_episode_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(VideoFileError, match="no episode"), VideoWriter(tmp_path / "v.h5"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_full_disk_keeps_the_old_file_and_the_interpreter_alive(video_path: Path) -> None:
+    """In a process of its own, whose files may not grow past 20 kB: HDF5 is known to crash when a write has failed."""
+    pytest.importorskip("resource")
+    before = video_path.read_bytes()
+    code = f"""
+        import resource, sys
+        import numpy as np
+        from world_model.data import VideoWriter, write_latent_actions
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+        noise = np.random.default_rng(0).integers(256, size=(256, 64, 64, 3), dtype=np.uint8)
+        try:
+            with VideoWriter({str(video_path)!r}) as writer:
+                for _ in range(5):  # past HDF5's cache, so that appends fail too and not only the end of the block
+                    try:
+                        writer.append(noise)
+                    except OSError as error:  # swallowed by the caller, the failure must still not publish half a file
+                        print("append:", error)
+        except OSError as error:
+            print("exit:", error)
+        latent_actions = np.zeros(28, int)
+        latent_actions[[4, 6, 27]] = -1
+        try:
+            write_latent_actions({str(video_path)!r}, latent_actions, labeller="x" * 50_000)
+        except OSError as error:
+            print("labels:", error)
+    """
+    process = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    lines = process.stdout.splitlines()
+    assert all(f"could not write {video_path} (File too large)" in line for line in lines), process.stdout
+    assert [line.partition(":")[0] for line in lines][-3:] == ["append", "exit", "labels"]
+    assert video_path.read_bytes() == before
+    assert list(video_path.parent.iterdir()) == [video_path]
+
+
+# Files that are not what they should be
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="absent.h5"):
+        VideoFile(tmp_path / "absent.h5")
+
+
+def test_truncated_files_are_refused(video_path: Path) -> None:
+    whole = video_path.read_bytes()
+    for size in (len(whole) - 1, len(whole) // 2, 100, 1, 0):
+        video_path.write_bytes(whole[:size])
+        with pytest.raises(VideoFileError, match="video.h5 is truncated"):
+            VideoFile(video_path)
+
+
+def test_foreign_files_are_refused(tmp_path: Path) -> None:
+    text, hdf5 = tmp_path / "text.h5", tmp_path / "other.h5"
+    text.write_text("a video? " * 1000)
+    with h5py.File(hdf5, "w") as file:
+        file["frames"] = np.zeros((4, *FRAME_SHAPE), np.uint8)
+    with pytest.raises(VideoFileError, match="text.h5 .* not HDF5"):
+        VideoFile(text)
+    with pytest.raises(VideoFileError, match="other.h5 is an HDF5 file but not a video file"):
+        VideoFile(hdf5)
+
+
+def test_other_versions_are_refused(video_path: Path) -> None:
+    with h5py.File(video_path, "r+") as file:
+        file.attrs["version"] = FORMAT_VERSION + 1
+    with pytest.raises(VideoFileError, match=f"version {FORMAT_VERSION + 1} and this library reads version {FORMAT_VERSION}"):
+        VideoFile(video_path)
+
+
+@pytest.mark.parametrize("damage", ["no bounds", "bounds disagree", "labels too short", "no frames", "no provenance"])
+def test_damaged_files_are_refused(video_path: Path, damage: str) -> None:
+    with h5py.File(video_path, "r+") as file:
+        if damage == "no bounds":
+            del file["episode_starts"]
+        elif damage == "bounds disagree":
+            file["episode_starts"][-1] = 27
+        elif damage == "labels too short":
+            file["latent_actions"] = np.zeros(3, int)
+        elif damage == "no frames":
+            del file["frames"]
+        else:
+            file.attrs["provenance"] = np.zeros(2)
+    with pytest.raises(VideoFileError, match="video.h5 is damaged"):
+        VideoFile(video_path)
+
+
+def test_empty_file_is_refused(video_path: Path) -> None:
+    with h5py.File(video_path, "r+") as file:
+        for name in ("frames", "episode_starts", "level_seeds"):
+            del file[name]
+        file["frames"], file["episode_starts"] = np.zeros((0, *FRAME_SHAPE), np.uint8), np.zeros(1, int)
+        file["level_seeds"] = np.zeros(0, int)
+    with pytest.raises(VideoFileError, match="no episode"):
+        VideoFile(video_path)
+
+
+# Latent actions
+
+
+def test_latent_actions_are_added_and_replaced(video_path: Path) -> None:
+    first, second = end_markers([5, 2, 21], 3), end_markers([5, 2, 21], 7)
+    with VideoFile(video_path) as video:
+        frames = video.frames[:]
+        write_latent_actions(video_path, first.astype(np.int32), labeller="small-1234")  # while a reader has the file open
+        np.testing.assert_array_equal(video.frames[:], frames)
+    for labels, labeller in ((first, "small-1234"), (second, "big-5678")):
+        write_latent_actions(video_path, labels, labeller=labeller)
+        with VideoFile(video_path) as video:
+            found, found_labeller = video.latent_actions()
+            np.testing.assert_array_equal(found, labels)
+            assert (found.dtype, found_labeller) == (np.int64, labeller)
+            np.testing.assert_array_equal(video.frames[:], frames)
+    assert list(video_path.parent.iterdir()) == [video_path]
+
+
+def test_bad_latent_actions_change_nothing(video_path: Path) -> None:
+    good, before = end_markers([5, 2, 21]), video_path.read_bytes()
+    for bad in (np.zeros(28, int), np.where(good == 0, -1, good), np.where(good == 0, -2, good), good[:-1]):
+        with pytest.raises(ValueError, match="latent_actions"):
+            write_latent_actions(video_path, bad, labeller="small")
+    with pytest.raises(TypeError, match="integers"):
+        write_latent_actions(video_path, good.astype(float), labeller="small")
+    with pytest.raises(ValueError, match="labeller"):
+        write_latent_actions(video_path, good, labeller="")
+    with pytest.raises(FileNotFoundError, match="absent.h5"):
+        write_latent_actions(video_path.with_name("absent.h5"), good, labeller="small")
+    assert video_path.read_bytes() == before
+
+
+# Clips
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    lengths_per_file=st.lists(st.lists(st.integers(2, 12), min_size=1, max_size=5), min_size=1, max_size=3),
+    clip_length=st.integers(1, 12),
+    seed=st.integers(0, 2**32),
+)
+def test_clips_never_cross_an_end_and_reach_every_start(
+    tmp_path_factory: pytest.TempPathFactory, lengths_per_file: list[list[int]], clip_length: int, seed: int
+) -> None:
+    folder = tmp_path_factory.mktemp("clips")
+    lengths = [length for in_file in lengths_per_file for length in in_file]
+    bounds = np.cumsum([0, *lengths])
+    valid = {start for low, high in zip(bounds[:-1], bounds[1:], strict=True) for start in range(low, high - clip_length + 1)}
+    first_frames = np.cumsum([0, *map(sum, lengths_per_file)])
+    files = [
+        VideoFile(write_episodes(folder / f"{index}.h5", in_file, first=first_frames[index]))
+        for index, in_file in enumerate(lengths_per_file)
+    ]
+    if not valid:
+        with pytest.raises(ValueError, match=f"longest episode has {max(lengths)}"):
+            ClipSampler(files, clip_length=clip_length, batch_size=1, seed=seed)
+        return
+    # Chance of missing one given start: (1 - 1/n)^(20 n), less than 3e-9, for each of at most 180 starts.
+    batch = next(ClipSampler(files, clip_length=clip_length, batch_size=20 * len(valid), seed=seed))
+    assert set(batch.positions.tolist()) == valid
+    np.testing.assert_array_equal(frame_numbers(batch.frames), batch.positions[:, None] + np.arange(clip_length))
+
+
+def test_clips_are_uniform_over_starts(tmp_path: Path) -> None:
+    files = [VideoFile(write_episodes(tmp_path / "a.h5", [2, 12])), VideoFile(write_episodes(tmp_path / "b.h5", [3, 4]))]
+    positions = next(ClipSampler(files, clip_length=3, batch_size=13_000, seed=0)).positions
+    starts, counts = np.unique(positions, return_counts=True)
+    assert starts.tolist() == [*range(2, 12), 14, 17, 18]
+    assert ((counts - 1000) ** 2 / 1000).sum() < 32.9  # chi-squared, 12 degrees of freedom, p = 0.001
+
+
+def test_positions_index_labels_of_several_files(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    files = []
+    for index, lengths in enumerate(([5, 9], [12], [4, 6, 8])):
+        with VideoWriter(tmp_path / f"{index}.h5", frame_shape=FRAME_SHAPE, with_actions=True) as writer:
+            for length in lengths:  # frames whose number is the action that was taken from them
+                actions = rng.integers(1000, size=length - 1)
+                frames = make_episode(length)
+                frames[:-1, 0, 0, 0], frames[:-1, 0, 0, 1] = actions // 256, actions % 256
+                writer.append(frames, actions=actions)
+        files.append(VideoFile(tmp_path / f"{index}.h5"))
+    batch = next(ClipSampler(files, clip_length=4, batch_size=200, seed=0))
+    labels = np.concatenate([file.actions() for file in files])[batch.positions[:, None] + np.arange(3)]
+    np.testing.assert_array_equal(labels, frame_numbers(batch.frames)[:, :3])
+
+
+def test_sampler_resumes_bit_identically(video_path: Path) -> None:
+    with VideoFile(video_path) as video:
+        sampler = ClipSampler([video], clip_length=4, batch_size=8, seed=3)
+        for _ in range(5):
+            next(sampler)
+        state = json.loads(json.dumps(sampler.state_dict()))
+        expected = [next(sampler) for _ in range(5)]
+        resumed = ClipSampler([video], clip_length=4, batch_size=8, seed=99)
+        resumed.load_state_dict(state)
+        for batch, wanted in zip(resumed, expected, strict=False):
+            np.testing.assert_array_equal(batch.positions, wanted.positions)
+            np.testing.assert_array_equal(batch.frames, wanted.frames)
+        again, other = (next(ClipSampler([video], clip_length=4, batch_size=8, seed=seed)).positions for seed in (3, 99))
+        assert not np.array_equal(again, other)
+        with pytest.raises(ValueError, match="batch_size 8 and this one has 9"):
+            ClipSampler([video], clip_length=4, batch_size=9, seed=3).load_state_dict(state)
+
+
+def test_sampler_refuses_what_it_cannot_sample(video_path: Path) -> None:
+    with VideoFile(video_path) as video:
+        with pytest.raises(ValueError, match="longest episode has 21"):
+            ClipSampler([video], clip_length=22, batch_size=1, seed=0)
+        with pytest.raises(ValueError, match="at least 1"):
+            ClipSampler([video], clip_length=0, batch_size=1, seed=0)
+        with VideoWriter(video_path.with_name("wide.h5"), frame_shape=(4, 8, 3)) as writer:
+            writer.append(np.zeros((30, 4, 8, 3), np.uint8))
+        with VideoFile(video_path.with_name("wide.h5")) as wide, pytest.raises(ValueError, match="wide.h5"):
+            ClipSampler([video, wide], clip_length=2, batch_size=1, seed=0)
+    with pytest.raises(ValueError, match="no video file"):
+        ClipSampler([], clip_length=2, batch_size=1, seed=0)

@@ -1,0 +1,6 @@
+"""Videos on disk and random clips from them."""
+
+from world_model.data.clips import ClipBatch, ClipSampler
+from world_model.data.video_file import FORMAT_VERSION, VideoFile, VideoFileError, VideoWriter, write_latent_actions
+
+__all__ = ["FORMAT_VERSION", "ClipBatch", "ClipSampler", "VideoFile", "VideoFileError", "VideoWriter", "write_latent_actions"]

@@ -1,0 +1,92 @@
+"""Random clips from video files, the same ones for the same seed.
+
+Letters of shapes: B clips, T frames per clip, H x W x C a frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from world_model.data.video_file import VideoFile
+
+
+@dataclass(frozen=True)
+class ClipBatch:
+    """`frames` (B, T, H, W, C) uint8 and `positions` (B,) int64: each clip's first frame, counted over all files in order.
+
+    Labels of the same clips: `np.concatenate([file.actions() for file in files])[positions[:, None] + np.arange(T - 1)]`.
+    """
+
+    frames: np.ndarray
+    positions: np.ndarray
+
+
+class ClipSampler:
+    """An endless iterator over batches of random clips, none of which crosses the end of an episode.
+
+    Each clip is drawn with replacement, uniformly from all places of all files where a clip of `clip_length` frames fits, so a
+    long episode gives more clips than a short one. `state_dict` and `load_state_dict` resume with the very batch that would have
+    come next.
+
+    Raises ValueError where no file is given, frame shapes differ between files, or no episode is long enough for a clip.
+    """
+
+    def __init__(self, files: Sequence[VideoFile], *, clip_length: int, batch_size: int, seed: int) -> None:
+        if not files:
+            raise ValueError("no video file to sample from: pass at least one")
+        if clip_length < 1 or batch_size < 1:
+            raise ValueError(f"clip_length and batch_size must be at least 1, not {clip_length} and {batch_size}")
+        for file in files:
+            if file.frame_shape != files[0].frame_shape:
+                raise ValueError(
+                    f"frames of {file.path} are {file.frame_shape} and those of {files[0].path} {files[0].frame_shape}: "
+                    "sample files of different frame shapes apart"
+                )
+        lengths = np.concatenate([np.diff(file.episode_starts) for file in files])
+        num_starts = np.maximum(lengths - clip_length + 1, 0)  # per episode, the places where a clip fits
+        if not num_starts.any():
+            raise ValueError(f"no clip of {clip_length} frames fits, the longest episode has {lengths.max()}: lower clip_length")
+        self.files = tuple(files)
+        self.clip_length = clip_length
+        self.batch_size = batch_size
+        self._file_starts = np.cumsum([0] + [file.num_frames for file in files])
+        self._episode_starts = np.cumsum(lengths) - lengths
+        self._last_start = np.cumsum(num_starts)  # valid starts of this and all episodes before it
+        self._first_start = self._last_start - num_starts
+        self._generator = np.random.default_rng(seed)
+
+    def __iter__(self) -> Iterator[ClipBatch]:
+        return self
+
+    def __next__(self) -> ClipBatch:
+        starts = self._generator.integers(self._last_start[-1], size=self.batch_size)
+        episodes = np.searchsorted(self._last_start, starts, side="right")
+        positions = self._episode_starts[episodes] + starts - self._first_start[episodes]
+        frames_BTHWC = np.empty((self.batch_size, self.clip_length, *self.files[0].frame_shape), np.uint8)
+        file_indices = np.searchsorted(self._file_starts, positions, side="right") - 1
+        for clip_THWC, position, index in zip(frames_BTHWC, positions, file_indices, strict=True):
+            first = position - self._file_starts[index]
+            self.files[index].frames.read_direct(clip_THWC, np.s_[first : first + self.clip_length])
+        return ClipBatch(frames_BTHWC, positions)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the sampler stands, fit for JSON."""
+        return {**self._identity(), "generator": self._generator.bit_generator.state}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state` was taken. Raises ValueError where it is from a sampler of other videos or settings."""
+        for name, value in self._identity().items():
+            if state.get(name) != value:
+                raise ValueError(
+                    f"the state is from a sampler with {name} {state.get(name)} and this one has {value}: "
+                    "resume with the same videos and settings"
+                )
+        self._generator.bit_generator.state = state["generator"]
+
+    def _identity(self) -> dict[str, int]:
+        """What a state must share with the sampler that loads it, or the clips would silently be other ones."""
+        return {"clip_length": self.clip_length, "batch_size": self.batch_size, "num_clip_starts": int(self._last_start[-1])}
