@@ -50,7 +50,7 @@ GROUND_ALIASES = np.array([1, 1, 2, 4, 4, 5, 7, 7, 8, *[NOOP] * 6], dtype=np.int
 
 
 @dataclass(frozen=True)
-class GameState:
+class SavedGame:
     """A saved game: Procgen's own bytes, and what the environment counts beside them."""
 
     simulator: bytes
@@ -127,13 +127,13 @@ class ProcgenEnv(gymnasium.Env[np.ndarray, np.int64]):
             self._simulator.close()
             self._simulator = None
 
-    def get_state(self) -> GameState:
+    def get_state(self) -> SavedGame:
         """The running game, to be restored later here or in another environment of the same game and difficulty."""
         if self._ended:
             raise gymnasium.error.ResetNeeded("there is no running episode to save; call reset() first")
-        return GameState(self._simulator.callmethod("get_state")[0], self._level_seed, self._elapsed_steps)
+        return SavedGame(self._simulator.callmethod("get_state")[0], self._level_seed, self._elapsed_steps)
 
-    def set_state(self, state: GameState) -> np.ndarray:
+    def set_state(self, state: SavedGame) -> np.ndarray:
         """Restore a saved game and return its observation."""
         if self._simulator is None:
             self._start_level(state.level_seed)

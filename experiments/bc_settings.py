@@ -1,0 +1,115 @@
+"""Settings of bc_coinrun.py: every option with its help, and the presets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from genie_agents.coinrun import DEMONSTRATION_LEVELS, DIFFICULTIES, TEST_LEVELS, WORLD_MODEL_LEVELS
+from genie_agents.policy import PolicyConfig
+from world_model import LatentActionConfig
+from world_model.training import TrainingConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Options of the study; the defaults are those of the chosen preset."""
+
+    preset: Literal["demo", "paper", "smoke"] = "demo"
+    """demo: 20 minutes on 2 CPU cores; paper: the full protocol, for a GPU or a night; smoke: seconds, for tests"""
+    output: Path = Path("runs/bc_coinrun/demo")
+    """folder for results.csv, summary.json, level_solve.png and agent.gif"""
+    runs: Path = Path("runs/bc_coinrun/stages")
+    """folder of the cached stages; an interrupted run goes on from there"""
+    seed: int = 0
+    """seed of recording, training and the choice of labelled samples"""
+    difficulties: tuple[Literal["easy", "hard"], ...] = DIFFICULTIES
+    """difficulties to record and to play; one policy is cloned from the videos of all of them"""
+
+    levels: int = 6000
+    """expert levels recorded for cloning, per difficulty"""
+    noise: float = 0.04
+    """chance per step that a burst of random actions disturbs the expert, who then recovers; the video is cut there"""
+
+    lam: str = "coinrun-lam"
+    """latent action model: the name of one that ships with the package, or a folder"""
+    train_lam: bool = False
+    """train a latent action model anew instead, on videos of levels that cloning never sees"""
+    lam_levels: int = 2000
+    """levels recorded for --train-lam per difficulty: half played by the noisy expert, half at random"""
+    lam_model: LatentActionConfig = field(default_factory=LatentActionConfig)
+    lam_training: TrainingConfig = TrainingConfig(steps=2500, learning_rate=3e-3)
+    lam_clip_length: int = 8
+    lam_batch_size: int = 16
+
+    policy: PolicyConfig = PolicyConfig(num_actions=15)
+    cloning: TrainingConfig = TrainingConfig(steps=3000)
+    cloning_batch_size: int = 256
+    n_label_cloning: TrainingConfig = TrainingConfig(steps=150)
+    n_label_batch_size: int = 128
+    policy_per_seed: bool = False
+    """clone a policy for every seed, as the paper does; else one serves all seeds, and the intervals leave training out"""
+
+    labelled_samples: tuple[int, ...] = (16, 64, 256, 1024)
+    """numbers N of labelled samples for the mapping and for N-label BC"""
+    seeds: int = 3
+    """seeds: each plays other levels and draws other labelled samples"""
+    evaluation_levels: int = 100
+    """held-out levels played per seed"""
+    max_steps: int = 1000
+    """give a level up after so many steps (the game itself does after 1,000)"""
+    temperature: float = 1.0
+    """of the cloned policies' sampling: 1 as learned, 0 the likeliest action"""
+    validation: bool = False
+    """play validation levels, for choosing settings, instead of the test levels"""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.levels <= len(DEMONSTRATION_LEVELS):
+            raise ValueError(f"levels is {self.levels}; record from 1 to {len(DEMONSTRATION_LEVELS)}")
+        if not 2 <= self.lam_levels <= len(WORLD_MODEL_LEVELS):
+            raise ValueError(f"lam_levels is {self.lam_levels}; record from 2 to {len(WORLD_MODEL_LEVELS)}")
+        if not 1 <= self.seeds * self.evaluation_levels <= len(TEST_LEVELS):
+            raise ValueError(f"seeds x evaluation_levels must lie between 1 and {len(TEST_LEVELS)} levels")
+        if not self.labelled_samples or min(self.labelled_samples) < 1:
+            raise ValueError("labelled_samples needs at least one number, each at least 1")
+        if not self.difficulties:
+            raise ValueError("difficulties is empty; choose easy, hard or both")
+
+
+DEMO = Settings()
+
+PAPER = replace(
+    DEMO,
+    preset="paper",
+    output=Path("runs/bc_coinrun/paper"),
+    levels=50_000,
+    policy=PolicyConfig(num_actions=15, channels=(32, 64, 64), hidden=512),
+    cloning=TrainingConfig(steps=60_000, warmup_steps=1000),
+    n_label_cloning=TrainingConfig(steps=1000),
+    policy_per_seed=True,
+    labelled_samples=(16, 32, 64, 128, 200, 256, 512, 1024),
+    seeds=5,
+)
+
+SMOKE = replace(
+    DEMO,
+    preset="smoke",
+    output=Path("runs/bc_coinrun/smoke"),
+    levels=4,
+    lam_levels=4,
+    lam_training=TrainingConfig(steps=3),
+    lam_clip_length=5,
+    lam_batch_size=2,
+    policy=PolicyConfig(num_actions=15, channels=(4, 4, 4), hidden=16),
+    cloning=TrainingConfig(steps=3),
+    cloning_batch_size=8,
+    n_label_cloning=TrainingConfig(steps=2),
+    n_label_batch_size=8,
+    labelled_samples=(4, 16),
+    seeds=2,
+    evaluation_levels=2,
+    max_steps=20,
+)
+
+PRESETS = {"demo": DEMO, "paper": PAPER, "smoke": SMOKE}

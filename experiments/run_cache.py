@@ -1,0 +1,41 @@
+"""Stages of a study, each cached in a folder named by a hash of its settings and of the stages it stands on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+class RunCache:
+    """`stage(...)` returns the folder of a finished stage and builds it only when its own settings, or a stage below it, changed.
+
+    A build that was interrupted is called again with the same folder and may go on from what it finds there.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.seconds: dict[str, float] = {}
+
+    def stage(self, name: str, settings: dict[str, Any], below: list[Path], build: Callable[[Path], None]) -> Path:
+        key = json.dumps({"settings": settings, "below": [folder.name for folder in below]}, sort_keys=True, default=str)
+        folder = self.root / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+        record_path = folder / "stage.json"
+        record = json.loads(record_path.read_text()) if record_path.exists() else {"done": False, "seconds": 0.0}
+        if not record["done"]:
+            folder.mkdir(parents=True, exist_ok=True)
+            start = time.monotonic()
+            try:
+                build(folder)
+                record["done"] = True
+            finally:  # an interrupted build's time counts too
+                record |= {"seconds": record["seconds"] + time.monotonic() - start, "settings": json.loads(key)}
+                temporary = record_path.with_suffix(".tmp")
+                temporary.write_text(json.dumps(record, indent=1))
+                os.replace(temporary, record_path)
+        self.seconds[name] = round(record["seconds"], 1)
+        return folder

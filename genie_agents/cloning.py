@@ -1,0 +1,148 @@
+"""Behavioural cloning from video: cross-entropy on a discrete label per transition, latent actions or real ones alike.
+
+Shapes: N frames of all videos in a row, B samples, T frames that a policy sees, H, W, C pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from genie_agents.policy import Policy, PolicyConfig
+from world_model.data import VideoFile
+from world_model.training import TrainingConfig, bf16_autocast, train
+
+
+@dataclass(frozen=True)
+class Videos:
+    """All frames of several videos in memory (12 KiB a frame at 64x64), and where their episodes begin.
+
+    frames (N, H, W, C) uint8; first_frames (N,): the index of the first frame of each frame's episode.
+    """
+
+    frames: np.ndarray
+    first_frames: np.ndarray
+
+    @classmethod
+    def load(cls, files: Sequence[VideoFile]) -> Videos:
+        frames = np.empty((sum(file.num_frames for file in files), *files[0].frame_shape), dtype=np.uint8)
+        first_frames = np.empty(len(frames), dtype=np.int64)
+        start = 0
+        for file in files:
+            file.frames.read_direct(frames, dest_sel=np.s_[start : start + file.num_frames])
+            lengths = np.diff(file.episode_starts)
+            first_frames[start : start + file.num_frames] = start + np.repeat(file.episode_starts[:-1], lengths)
+            start += file.num_frames
+        return cls(frames, first_frames)
+
+
+@dataclass(frozen=True)
+class CloningBatch:
+    """frames (B, T, H, W, C) uint8, previous_actions (B, T) with -1 where none, labels (B, T) with -1 where unknown."""
+
+    frames: Tensor
+    previous_actions: Tensor
+    labels: Tensor
+
+
+class CloningBatches:
+    """Shuffled passes over the labelled frames, seeded, resumable. An episode's first frame is repeated to fill the policy's past."""
+
+    def __init__(self, videos: Videos, labels: np.ndarray, samples: np.ndarray, *, num_frames: int, batch_size: int, seed: int) -> None:
+        if len(samples) == 0:
+            raise ValueError("no labelled frames to clone from; record videos and label them first")
+        self.videos, self.labels, self.samples = videos, labels, samples
+        self.num_frames, self.batch_size, self.seed = num_frames, batch_size, seed
+        self.state = {"passes": 0, "position": 0}
+        self._shuffle()
+
+    def _shuffle(self) -> None:
+        self._order = np.random.default_rng((self.seed, self.state["passes"])).permutation(self.samples)
+
+    def __next__(self) -> CloningBatch:
+        parts, missing = [], self.batch_size
+        while missing:  # few labelled samples take several passes to fill one batch
+            part = self._order[self.state["position"] : self.state["position"] + missing]
+            parts.append(part)
+            missing -= len(part)
+            self.state["position"] += len(part)
+            if self.state["position"] == len(self._order):
+                self.state = {"passes": self.state["passes"] + 1, "position": 0}
+                self._shuffle()
+        return self.gather(np.concatenate(parts))
+
+    def gather(self, samples_B: np.ndarray) -> CloningBatch:
+        indices_BT = samples_B[:, None] + np.arange(1 - self.num_frames, 1)
+        first_B1 = self.videos.first_frames[samples_B][:, None]
+        before_BT = indices_BT - 1
+        previous_BT = np.where(before_BT >= first_B1, self.labels[np.maximum(before_BT, 0)], -1)
+        labels_BT = np.where(indices_BT >= first_B1, self.labels[np.maximum(indices_BT, 0)], -1)
+        frames = self.videos.frames[np.maximum(indices_BT, first_B1)]
+        return CloningBatch(torch.from_numpy(frames), torch.from_numpy(previous_BT), torch.from_numpy(labels_BT))
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(self.state)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.state = dict(state)
+        self._shuffle()
+
+
+def cloning_loss(policy: torch.nn.Module, batch: CloningBatch) -> tuple[Tensor, dict[str, Tensor]]:
+    """Cross-entropy of the labels of the frames for which the policy gives logits, in nats."""
+    device = next(policy.parameters()).device
+    with bf16_autocast(device):
+        logits_BLA = policy(batch.frames.to(device), batch.previous_actions.to(device))
+    labels_BL = batch.labels[:, -logits_BLA.shape[1] :].to(device)
+    logits, labels = logits_BLA.float().flatten(0, 1), labels_BL.flatten()
+    loss = F.cross_entropy(logits, labels, ignore_index=-1)
+    return loss, {"accuracy": (logits.argmax(-1) == labels)[labels >= 0].float().mean()}
+
+
+def clone(
+    policy_config: PolicyConfig,
+    training_config: TrainingConfig,
+    videos: Videos,
+    labels: np.ndarray,
+    *,
+    samples: np.ndarray | None = None,
+    batch_size: int = 256,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    checkpoint: Path | None = None,
+    checkpoint_seconds: float = 60.0,
+    on_step: Callable[[int, dict[str, Tensor]], None] | None = None,
+) -> Policy:
+    """Clone a policy from videos and labels (N,), -1 where a frame has none. `samples` restricts the frames to learn from.
+
+    Raises:
+        ValueError: labels that do not fit the frames or lie outside the policy's actions, or no labelled frame.
+    """
+    if labels.shape != (len(videos.frames),):
+        raise ValueError(f"need one label a frame, -1 for none: {len(videos.frames)} frames, labels of shape {labels.shape}")
+    if labels.max(initial=-1) >= policy_config.num_actions:
+        raise ValueError(f"label {labels.max()} is out of range for a policy of {policy_config.num_actions} actions")
+    samples = np.flatnonzero(labels >= 0) if samples is None else samples[labels[samples] >= 0]
+    batches = CloningBatches(
+        videos, labels, samples, num_frames=policy_config.num_frames, batch_size=batch_size, seed=seed
+    )
+    with torch.random.fork_rng(devices=[]):  # initial weights come from `seed` and leave the caller's generator alone
+        torch.manual_seed(seed)
+        policy = Policy(policy_config).to(device)
+        train(
+            policy,
+            cloning_loss,
+            batches,
+            training_config,
+            checkpoint=checkpoint,
+            checkpoint_seconds=checkpoint_seconds,
+            on_step=on_step,
+        )
+    return policy

@@ -1,0 +1,215 @@
+"""Expert play of Procgen games, recorded as HDF5 videos; the true actions are kept apart, for the oracle and the mapping alone.
+
+Videos come in shards, one file for a few hundred levels: the unit of work for a process, and of resume for an interrupted run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from genie_agents.coinrun import NUM_ACTIONS, ProcgenEnv
+from genie_agents.experts.planner import Planner
+from world_model.data import VideoFile, VideoWriter
+
+
+class Expert(Protocol):
+    """Anything that plays. `begin` is called at the start of a level and whenever noise has moved the game off the expert's course."""
+
+    def begin(self, env: ProcgenEnv) -> None: ...
+
+    def act(self, obs: np.ndarray) -> int | None:
+        """The next action; None gives the level up."""
+        ...
+
+
+class PlannerExpert:
+    """CoinRun's planner as an `Expert`: plans to the coin from the present state, then plays the plan."""
+
+    def __init__(self, planner: Planner | None = None) -> None:
+        self.planner = planner or Planner()
+        self._plan: Iterator[int] = iter(())
+
+    def begin(self, env: ProcgenEnv) -> None:
+        plan = self.planner.plan(env.get_state().simulator)
+        self._plan = iter(() if plan is None else plan.tolist())
+
+    def act(self, obs: np.ndarray) -> int | None:
+        return next(self._plan, None)
+
+
+class RandomExpert:
+    """Not an expert at all: uniform over the actions, each held for 1 to 4 steps. It shows a latent action model what else can happen."""
+
+    def __init__(self, seed: int) -> None:
+        self._generator = np.random.default_rng(seed)
+        self._action, self._steps_left = 0, 0
+
+    def begin(self, env: ProcgenEnv) -> None:
+        self._steps_left = 0
+
+    def act(self, obs: np.ndarray) -> int:
+        if self._steps_left == 0:
+            self._action, self._steps_left = int(self._generator.integers(9)), int(self._generator.integers(1, 5))
+        self._steps_left -= 1
+        return self._action
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordingConfig:
+    """How play becomes video.
+
+    `noise` is the chance per step that a burst of 1 to `max_noise_steps` steps of one random action takes over, after which the expert
+    recovers: states off the expert's own path are what makes cloning robust. A latent action names what is seen, so a noisy transition
+    would be labelled with the noise; by default the video is therefore cut there and goes on as a new episode where the expert has the
+    controls again (`cut_noise`). Uncut noise, labelled with the keys really pressed, serves the training of latent action models.
+    Levels that are not solved are dropped, unless `keep_unsolved`.
+    """
+
+    game: str = "coinrun"
+    difficulty: str = "easy"
+    noise: float = 0.04
+    max_noise_steps: int = 4
+    cut_noise: bool = True
+    keep_unsolved: bool = False
+    max_steps: int = 500
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.noise < 1:
+            raise ValueError(f"noise is {self.noise}; give a chance per step from 0 to below 1")
+        if self.max_noise_steps < 1:
+            raise ValueError(f"max_noise_steps is {self.max_noise_steps}; a burst lasts at least 1 step")
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Frames (T, 64, 64, 3) uint8 and the actions (T-1,) that led from each to the next."""
+
+    frames: np.ndarray
+    actions: np.ndarray
+
+
+def play_level(
+    env: ProcgenEnv, expert: Expert, level_seed: int, config: RecordingConfig, generator: np.random.Generator
+) -> tuple[list[Segment], bool]:
+    """Play one level to its end; the video in segments, and whether the level was solved in the real game."""
+    obs, _ = env.reset(options={"level_seed": level_seed})
+    expert.begin(env)
+    frames, actions, segments = [obs], [], []
+
+    def cut() -> None:
+        if actions:
+            segments.append(Segment(np.stack(frames), np.array(actions, dtype=np.int64)))
+
+    noise_action, noise_steps = 0, 0
+    for _ in range(config.max_steps):
+        if noise_steps == 0 and generator.random() < config.noise:
+            noise_action, noise_steps = int(generator.integers(NUM_ACTIONS)), int(generator.integers(1, config.max_noise_steps + 1))
+            if config.cut_noise:
+                cut()
+                frames, actions = [], []
+        noisy = noise_steps > 0
+        action = noise_action if noisy else expert.act(obs)
+        if action is None:
+            break
+        obs, _, terminated, truncated, info = env.step(action)
+        if terminated or truncated:  # the terminal frame is never drawn, so the last action leads to no frame
+            cut()
+            return segments, info["level_solved"]
+        noise_steps -= noisy
+        if not (noisy and config.cut_noise):
+            frames.append(obs)
+            actions.append(action)
+        elif noise_steps == 0:
+            frames, actions = [obs], []
+        if noisy and noise_steps == 0:
+            expert.begin(env)
+    cut()
+    return segments, False
+
+
+def record_shard(path: Path, expert: Expert, level_seeds: Sequence[int], config: RecordingConfig, seed: int) -> None:
+    """Record the levels into one HDF5 video with true actions; an existing file is kept as it is."""
+    if path.exists():
+        return
+    provenance = dataclasses.asdict(config) | {"expert": type(expert).__name__, "seed": seed}
+    env = ProcgenEnv(config.game, difficulty=config.difficulty)
+    with VideoWriter(path, provenance=provenance, with_actions=True) as video:
+        for level_seed in level_seeds:
+            segments, solved = play_level(env, expert, level_seed, config, np.random.default_rng((seed, level_seed)))
+            if solved or config.keep_unsolved:
+                for segment in segments:
+                    video.append(segment.frames, level_seed=level_seed, actions=segment.actions)
+    env.close()
+
+
+def make_expert(name: str, seed: int) -> Expert:
+    """"planner", "random", or the folder of a PPO expert."""
+    if name == "planner":
+        return PlannerExpert()
+    if name == "random":
+        return RandomExpert(seed)
+    from genie_agents.experts.ppo import PPOExpert  # here, because Stable-Baselines3 is slow to import and seldom needed
+
+    return PPOExpert(name)
+
+
+def _record_shard_in_worker(path: Path, expert: str, level_seeds: Sequence[int], config: RecordingConfig, seed: int) -> None:
+    record_shard(path, make_expert(expert, seed + level_seeds[0]), level_seeds, config, seed)
+
+
+def record_videos(
+    folder: Path,
+    level_seeds: Sequence[int],
+    config: RecordingConfig,
+    *,
+    expert: str = "planner",
+    seed: int = 0,
+    shard_levels: int = 250,
+    num_workers: int | None = None,
+) -> Iterator[int]:
+    """Record `level_seeds` into shards under `folder`, over several processes; yields the number of levels done, shard by shard.
+
+    Shards that exist are kept, so an interrupted recording goes on where it stopped.
+
+    `expert` is "planner", "random", or the folder of an expert trained by PPO.
+
+    Raises:
+        ValueError: the planner asked to play another game than CoinRun.
+        FileNotFoundError: no PPO expert in that folder.
+    """
+    if expert == "planner" and config.game != "coinrun":
+        raise ValueError(f"the planner knows CoinRun's physics only, not {config.game!r}; choose 'random' or train an expert by PPO")
+    shards = [level_seeds[start : start + shard_levels] for start in range(0, len(level_seeds), shard_levels)]
+    folder.mkdir(parents=True, exist_ok=True)
+    spawn = multiprocessing.get_context("spawn")  # forking a process that runs torch's threads can hang
+    with ProcessPoolExecutor(num_workers, mp_context=spawn) as pool:
+        futures = {
+            pool.submit(_record_shard_in_worker, folder / f"levels-{shard[0]}-{shard[-1]}.h5", expert, shard, config, seed): len(shard)
+            for shard in shards
+        }
+        try:
+            for future in as_completed(futures):
+                future.result()
+                yield futures[future]
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def open_videos(folder: Path) -> list[VideoFile]:
+    """All videos of a folder, in the order of their names.
+
+    Raises:
+        FileNotFoundError: the folder holds no HDF5 video.
+    """
+    paths = sorted(folder.glob("*.h5"))
+    if not paths:
+        raise FileNotFoundError(f"no HDF5 video in {folder}; record some first")
+    return [VideoFile(path) for path in paths]

@@ -1,0 +1,121 @@
+"""PPO by Stable-Baselines3 with an IMPALA encoder: an expert for any Procgen game, learned from reward."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import torch
+from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from torch import Tensor
+
+from genie_agents.coinrun import DEMONSTRATION_LEVELS, ProcgenEnv, make_sb3_vec_env
+from genie_agents.policy import ImpalaEncoder
+
+CHECKPOINT = "ppo.zip"
+
+
+class ImpalaExtractor(BaseFeaturesExtractor):
+    """The IMPALA encoder as a Stable-Baselines3 features extractor (which hands it images (B, C, H, W) in [0, 1])."""
+
+    def __init__(self, observation_space: gymnasium.spaces.Box, channels: tuple[int, ...] = (16, 32, 32), features_dim: int = 256) -> None:
+        super().__init__(observation_space, features_dim)
+        in_channels, image_size, _ = observation_space.shape
+        self.encoder = ImpalaEncoder(in_channels=in_channels, image_size=image_size, channels=channels)
+        self.linear = torch.nn.Linear(self.encoder.num_features, features_dim)
+
+    def forward(self, observations: Tensor) -> Tensor:
+        return torch.relu(self.linear(self.encoder(observations)))
+
+
+class TimeLimit(BaseCallback):
+    """Stop after so many seconds, save now and then, and report (steps so far, mean return of the last 100 episodes)."""
+
+    def __init__(self, seconds: float, folder: Path, on_rollout: Callable[[int, float], None] | None) -> None:
+        super().__init__()
+        self.deadline = time.monotonic() + seconds
+        self.folder, self.on_rollout = folder, on_rollout
+
+    def _on_step(self) -> bool:
+        return time.monotonic() < self.deadline
+
+    def _on_rollout_end(self) -> None:
+        save(self.model, self.folder)
+        if self.on_rollout is not None:
+            returns = [episode["r"] for episode in self.model.ep_info_buffer or ()]
+            self.on_rollout(self.num_timesteps, float(np.mean(returns)) if returns else float("nan"))
+
+
+def save(model: PPO, folder: Path) -> None:
+    temporary = folder / f"{CHECKPOINT}.tmp.zip"
+    model.save(temporary)
+    temporary.replace(folder / CHECKPOINT)
+
+
+def train_ppo(
+    folder: str | Path,
+    *,
+    minutes: float,
+    total_steps: int = 25_000_000,
+    game: str = "coinrun",
+    difficulty: str = "easy",
+    level_seeds: Sequence[int] = DEMONSTRATION_LEVELS,
+    num_envs: int = 64,
+    steps_per_rollout: int = 256,
+    seed: int = 0,
+    device: str = "auto",
+    on_rollout: Callable[[int, float], None] | None = None,
+) -> PPO:
+    """Train for `minutes`, or until `total_steps` in all; called again with the same folder, it goes on where it stopped.
+
+    Hyper-parameters are those of the Procgen paper (Cobbe et al. 2020, appendix D). The model is saved after every rollout.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    env = make_sb3_vec_env(num_envs, game, difficulty=difficulty, level_seeds=level_seeds)
+    if (folder / CHECKPOINT).is_file():
+        model = PPO.load(folder / CHECKPOINT, env=env, device=device)
+        # Levels are drawn by the environments' own generators: a resumed run must not meet the same levels again.
+        env.seed(seed + model.num_timesteps)
+    else:
+        model = PPO(
+            "CnnPolicy",
+            env,
+            learning_rate=5e-4,
+            n_steps=steps_per_rollout,
+            batch_size=num_envs * steps_per_rollout // 8,
+            n_epochs=3,
+            gamma=0.999,
+            gae_lambda=0.95,
+            ent_coef=0.01,
+            policy_kwargs={"features_extractor_class": ImpalaExtractor, "net_arch": [], "normalize_images": True},
+            seed=seed,
+            device=device,
+        )
+    steps_left = total_steps - model.num_timesteps
+    if steps_left > 0:
+        model.learn(steps_left, callback=TimeLimit(60 * minutes, folder, on_rollout), reset_num_timesteps=False)
+        save(model, folder)
+    env.close()
+    return model
+
+
+class PPOExpert:
+    """A trained PPO policy as an expert for demonstrations; samples its actions."""
+
+    def __init__(self, folder: str | Path) -> None:
+        path = Path(folder) / CHECKPOINT
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} does not exist; train an expert with experiments/train_ppo.py first")
+        self.model = PPO.load(path, device="cpu")
+
+    def begin(self, env: ProcgenEnv) -> None:
+        pass
+
+    def act(self, obs: np.ndarray) -> int:
+        return int(self.model.predict(obs)[0])

@@ -1,0 +1,147 @@
+"""Policies and cloning: the network learns what the labels say, sees no further than it may, and resumes bit-identically."""
+
+import numpy as np
+import pytest
+import torch
+
+from genie_agents.cloning import CloningBatches, Videos, clone
+from genie_agents.policy import Policy, PolicyConfig
+from world_model.data import VideoFile, VideoWriter
+from world_model.training import TrainingConfig
+
+IMPALA = PolicyConfig(num_actions=2, channels=(4, 8), hidden=16, image_size=32)
+ST_VIVIT = PolicyConfig(
+    num_actions=2, architecture="st_vivit", num_frames=3, image_size=32, d_model=32, num_layers=1, num_heads=2, patch_size=8
+)
+
+
+@pytest.fixture
+def videos(tmp_path):
+    """Two files of short episodes of 32x32 noise in which a bright square stands left (label 0) or right (label 1)."""
+    generator, labels, files = np.random.default_rng(0), [], []
+    for name in ("a.h5", "b.h5"):
+        with VideoWriter(tmp_path / name, frame_shape=(32, 32, 3)) as writer:
+            for _ in range(20):
+                length = int(generator.integers(3, 9))
+                frames = generator.integers(0, 60, size=(length, 32, 32, 3), dtype=np.uint8)
+                sides = generator.integers(2, size=length)
+                for frame, side in zip(frames, sides, strict=True):
+                    frame[8:24, 16 * side : 16 * side + 16] += 150
+                writer.append(frames)
+                labels.append(np.append(sides[:-1], -1))
+        files.append(VideoFile(tmp_path / name))
+    return Videos.load(files), np.concatenate(labels)
+
+
+def test_videos_know_where_episodes_begin(videos):
+    loaded, labels = videos
+    ends = np.flatnonzero(labels == -1)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    np.testing.assert_array_equal(np.unique(loaded.first_frames), starts)
+    assert (loaded.first_frames <= np.arange(len(labels))).all()
+
+
+def test_batches_never_look_into_the_episode_before(videos):
+    loaded, labels = videos
+    batches = CloningBatches(loaded, labels, np.flatnonzero(labels >= 0), num_frames=4, batch_size=64, seed=0)
+    batch = batches.gather(np.arange(len(labels)))
+    for index in range(len(labels)):
+        first = loaded.first_frames[index]
+        for age in range(4):
+            frame = max(index - age, first)
+            np.testing.assert_array_equal(batch.frames[index, 3 - age], loaded.frames[frame])
+            assert batch.labels[index, 3 - age] == (labels[index - age] if index - age >= first else -1)
+            assert batch.previous_actions[index, 3 - age] == (labels[index - age - 1] if index - age - 1 >= first else -1)
+
+
+def test_a_pass_visits_every_sample_once_and_resumes(videos):
+    loaded, labels = videos
+    samples = np.flatnonzero(labels >= 0)
+
+    def stream():
+        return CloningBatches(loaded, labels, samples, num_frames=1, batch_size=7, seed=3)
+
+    batches, seen = stream(), []
+    batches.gather = lambda chosen: chosen  # look at the indices rather than at the frames
+    for _ in range(len(samples)):  # 7 passes
+        seen.append(next(batches))
+    order = np.concatenate(seen)
+    for start in range(0, len(order), len(samples)):
+        np.testing.assert_array_equal(np.sort(order[start : start + len(samples)]), samples)
+    assert (order[: len(samples)] != order[len(samples) : 2 * len(samples)]).any()
+    again = stream()
+    again.gather = lambda chosen: chosen
+    for _ in range(5):
+        next(again)
+    resumed = stream()
+    resumed.gather = lambda chosen: chosen
+    resumed.load_state_dict(again.state_dict())
+    np.testing.assert_array_equal(next(resumed), seen[5])
+
+
+@pytest.mark.parametrize("config", [IMPALA, ST_VIVIT], ids=["impala", "st_vivit"])
+def test_clones_what_the_labels_say(videos, config):
+    loaded, labels = videos
+    policy = clone(config, TrainingConfig(steps=200, learning_rate=3e-3, warmup_steps=5), loaded, labels, batch_size=32)
+    samples = np.flatnonzero(labels >= 0)
+    batch = CloningBatches(loaded, labels, samples, num_frames=config.num_frames, batch_size=1, seed=0).gather(samples)
+    with torch.no_grad():
+        chosen = policy(batch.frames, batch.previous_actions)[:, -1].argmax(-1)
+    assert (chosen == batch.labels[:, -1]).float().mean() > 0.95
+
+
+def test_st_vivit_is_causal_and_impala_sees_its_whole_stack():
+    frames = torch.randint(0, 256, (1, 3, 32, 32, 3), dtype=torch.uint8)
+    changed = frames.clone()
+    changed[:, 2] = 255 - changed[:, 2]
+    previous = torch.zeros(1, 3, dtype=torch.long)
+    policy = Policy(ST_VIVIT).eval()
+    torch.testing.assert_close(policy(frames, previous)[:, :2], policy(changed, previous)[:, :2], rtol=0, atol=0)
+    assert (policy(frames, previous)[:, 2] != policy(changed, previous)[:, 2]).any()
+    changed = frames.clone()
+    changed[:, 0] = 255 - changed[:, 0]
+    policy = Policy(PolicyConfig(num_actions=2, channels=(4, 8), hidden=16, image_size=32, num_frames=3)).eval()
+    assert (policy(frames, previous) != policy(changed, previous)).any()
+
+
+def test_interrupted_cloning_resumes_bit_identically(videos, tmp_path):
+    loaded, labels = videos
+    training = TrainingConfig(steps=12)
+
+    def interrupt(step, metrics):
+        if step == 5:
+            raise KeyboardInterrupt
+
+    whole = clone(IMPALA, training, loaded, labels, batch_size=8, seed=1, checkpoint=tmp_path / "whole")
+    path = tmp_path / "cut"
+    with pytest.raises(KeyboardInterrupt):
+        clone(IMPALA, training, loaded, labels, batch_size=8, seed=1, checkpoint=path, checkpoint_seconds=0, on_step=interrupt)
+    assert path.exists()
+    resumed = clone(IMPALA, training, loaded, labels, batch_size=8, seed=1, checkpoint=path)
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name]), name
+
+
+def test_save_and_load(tmp_path):
+    policy = Policy(IMPALA).eval()
+    policy.save_pretrained(tmp_path)
+    loaded = Policy.from_pretrained(tmp_path)
+    assert loaded.config == policy.config
+    frames, previous = torch.randint(0, 256, (2, 2, 32, 32, 3), dtype=torch.uint8), torch.zeros(2, 2, dtype=torch.long)
+    torch.testing.assert_close(policy(frames, previous), loaded(frames, previous))
+    with pytest.raises(FileNotFoundError, match="save_pretrained"):
+        Policy.from_pretrained(tmp_path / "nowhere")
+
+
+def test_bad_labels_and_settings_are_refused(videos):
+    loaded, labels = videos
+    with pytest.raises(ValueError, match="one label a frame"):
+        clone(IMPALA, TrainingConfig(steps=1), loaded, labels[:-1])
+    with pytest.raises(ValueError, match="out of range"):
+        clone(IMPALA, TrainingConfig(steps=1), loaded, np.where(labels == 1, 5, labels))
+    with pytest.raises(ValueError, match="no labelled frames"):
+        clone(IMPALA, TrainingConfig(steps=1), loaded, np.full_like(labels, -1))
+    with pytest.raises(ValueError, match="multiple of"):
+        PolicyConfig(num_actions=2, image_size=50)
+    with pytest.raises(ValueError, match="impala"):
+        PolicyConfig(num_actions=2, architecture="resnet")

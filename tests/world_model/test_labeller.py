@@ -1,0 +1,120 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from world_model import LatentActionConfig, LatentActionLabeller, LatentActionModel
+from world_model.data import VideoFile, VideoWriter
+
+CONFIG = LatentActionConfig(image_size=16, patch_size=4, d_model=32, num_heads=2, num_codes=6, code_dim=8)
+LENGTHS = [2, 5, 16, 17, 40, 3]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose codes lie on its own outputs, so that labels differ from transition to transition."""
+    model = LatentActionModel(CONFIG, seed=1)
+    frames = torch.from_numpy(np.stack([episode(8, seed) for seed in range(16)]))
+    for _ in range(150):
+        model(frames)
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def labeller(folder: Path) -> LatentActionLabeller:
+    return LatentActionLabeller.from_pretrained(folder, device="cpu")
+
+
+@pytest.fixture
+def video_path(tmp_path: Path) -> Path:
+    with VideoWriter(tmp_path / "video.h5", frame_shape=(16, 16, 3)) as writer:
+        for seed, length in enumerate(LENGTHS):
+            writer.append(episode(length, seed))
+    return tmp_path / "video.h5"
+
+
+def episode(length: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (length, 16, 16, 3), np.uint8)
+
+
+def test_labels_do_not_depend_on_how_a_video_is_cut(labeller: LatentActionLabeller) -> None:
+    video = episode(60, seed=100)
+    whole = labeller.label(video)
+    assert whole.shape == (59,)
+    assert whole.dtype == np.int64
+    assert len(np.unique(whole)) >= 3
+    context = labeller.model.config.context_frames
+    for start in range(1, 40, 3):
+        piece = labeller.label(video[start : start + 20])
+        np.testing.assert_array_equal(piece[context - 2 :], whole[start + context - 2 : start + 19])
+
+
+def test_labels_do_not_depend_on_batches_or_on_neighbouring_episodes(labeller: LatentActionLabeller, video_path: Path) -> None:
+    with VideoFile(video_path) as video:
+        together = labeller.label(video)
+        for batch_size in (1, 3, 100):
+            np.testing.assert_array_equal(labeller.label(video, batch_size=batch_size), together)
+        for index, (start, stop) in enumerate(zip(video.episode_starts[:-1], video.episode_starts[1:], strict=True)):
+            assert together[stop - 1] == -1
+            np.testing.assert_array_equal(labeller.label(video.episode(index)), together[start : stop - 1])
+    assert (together >= 0).sum() == sum(LENGTHS) - len(LENGTHS)
+
+
+def test_labels_are_what_the_model_encodes(labeller: LatentActionLabeller) -> None:
+    video = episode(12, seed=7)
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = labeller.model.encode(torch.from_numpy(video)[None]).indices[0].numpy()
+    np.testing.assert_array_equal(labeller.label(video), expected)
+
+
+def test_a_batch_of_episodes_is_labelled_one_by_one(labeller: LatentActionLabeller) -> None:
+    videos = np.stack([episode(21, seed) for seed in range(3)])
+    labels = labeller.label(videos)
+    assert labels.shape == (3, 20)
+    for video, label in zip(videos, labels, strict=True):
+        np.testing.assert_array_equal(labeller.label(video), label)
+
+
+def test_labels_are_written_beside_the_frames_with_their_origin(labeller: LatentActionLabeller, video_path: Path) -> None:
+    labels = labeller.label(video_path, write_back=True)
+    with VideoFile(video_path) as video:
+        stored, identity = video.latent_actions()
+    np.testing.assert_array_equal(stored, labels)
+    assert identity == labeller.identity
+
+
+def test_identity_follows_the_weights(folder: Path, tmp_path: Path, labeller: LatentActionLabeller) -> None:
+    assert labeller.identity.startswith("tiny-")
+    assert LatentActionLabeller.from_pretrained(folder).identity == labeller.identity
+    LatentActionModel(CONFIG, seed=2).save_pretrained(tmp_path / "tiny")
+    assert LatentActionLabeller.from_pretrained(tmp_path / "tiny").identity != labeller.identity
+
+
+def test_progress_counts_up_to_all_frames(labeller: LatentActionLabeller, video_path: Path) -> None:
+    calls: list[tuple[int, int]] = []
+    labeller.label(video_path, batch_size=2, progress=lambda done, total: calls.append((done, total)))
+    assert calls == sorted(calls)
+    assert len(calls) > 1
+    assert calls[-1] == (sum(LENGTHS), sum(LENGTHS))
+
+
+@pytest.mark.parametrize(
+    ("video", "message"),
+    [
+        (np.zeros((5, 32, 32, 3), np.uint8), r"shape \(16, 16, 3\), got uint8 frames of shape \(32, 32, 3\): resize"),
+        (np.zeros((5, 16, 16, 3), np.float32), "got float32 frames"),
+        (np.zeros((1, 16, 16, 3), np.uint8), "T of at least 2"),
+        (np.zeros((16, 16, 3), np.uint8), "expected frames"),
+    ],
+)
+def test_bad_videos_are_refused(labeller: LatentActionLabeller, video: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        labeller.label(video)
+
+
+def test_an_array_cannot_be_written_back(labeller: LatentActionLabeller) -> None:
+    with pytest.raises(ValueError, match="give a VideoFile or its path"):
+        labeller.label(episode(4, seed=0), write_back=True)

@@ -1,0 +1,189 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from world_model import LatentActionConfig, LatentActionModel
+from world_model.latent_actions import latent_action_loss
+
+TINY = LatentActionConfig(image_size=32, patch_size=8, d_model=32, num_layers=1, num_heads=2, num_codes=4, code_dim=8)
+PAPER = replace(TINY, stem="patch", num_layers=2, temporal_window=3)
+
+
+def random_frames(batch: int, time: int, seed: int = 0) -> Tensor:
+    return torch.randint(0, 256, (batch, time, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+def with_other_frame(frames: Tensor, index: int) -> Tensor:
+    other = frames.clone()
+    other[:, index] = 255 - other[:, index]
+    return other
+
+
+def scrolling(batch: int, time: int, seed: int) -> tuple[Tensor, Tensor]:
+    """A wrapped random texture that moves two pixels each step, in one of four directions anew; frames and true directions."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(batch, 3, 16, 16, generator=generator)
+    texture = (torch.nn.functional.interpolate(coarse, scale_factor=2.0) * 255).to(torch.uint8).permute(0, 2, 3, 1)
+    directions = torch.randint(0, 4, (batch, time - 1), generator=generator)
+    moves = torch.tensor([(0, 2), (0, -2), (2, 0), (-2, 0)])
+    offsets = torch.cat([torch.zeros(batch, 1, 2, dtype=torch.int64), moves[directions].cumsum(1)], dim=1)
+    frames = [[texture[b].roll(tuple(offsets[b, t].tolist()), (0, 1)) for t in range(time)] for b in range(batch)]
+    return torch.stack([torch.stack(clip) for clip in frames]), directions
+
+
+@pytest.mark.parametrize("config", [TINY, PAPER], ids=["conv", "patch"])
+def test_a_latent_action_depends_on_its_context_alone(config: LatentActionConfig) -> None:
+    model, frames = LatentActionModel(config).eval(), random_frames(2, 9)
+    codes: list[Tensor] = []
+    model.to_code.register_forward_hook(lambda _module, _inputs, output: codes.append(output))
+    model.encode(frames)
+    for changed in range(9):
+        model.encode(with_other_frame(frames, changed))
+        moved = (codes[-1] != codes[0]).any(dim=-1).all(dim=0).tolist()
+        same = (codes[-1] == codes[0]).all(dim=-1).all(dim=0).tolist()
+        for transition in range(8):
+            in_context = transition + 2 - config.context_frames <= changed <= transition + 1
+            assert (moved if in_context else same)[transition], (changed, transition)
+
+
+@pytest.mark.parametrize("config", [TINY, PAPER], ids=["conv", "patch"])
+def test_the_decoder_sees_the_past_and_the_code_and_nothing_else(config: LatentActionConfig) -> None:
+    model, frames = LatentActionModel(config).eval(), random_frames(2, 6)
+    actions = torch.randint(0, 4, (2, 5), generator=torch.Generator().manual_seed(1))
+    before = model.decode(frames, actions)
+    after = model.decode(with_other_frame(frames, 3), actions)
+    assert torch.equal(before[:, :3], after[:, :3])  # they predict frames 1 to 3 from frames 0 to 2
+    assert (before[:, 3:] != after[:, 3:]).flatten(2).any(dim=2).all()
+    actions[:, 2] = (actions[:, 2] + 1) % 4
+    acted = model.decode(frames, actions)
+    assert torch.equal(before[:, :2], acted[:, :2])
+    assert (before[:, 2:] != acted[:, 2:]).flatten(2).any(dim=2).all()
+
+
+def test_forward_decodes_what_encode_found() -> None:
+    model, frames = LatentActionModel(TINY).eval(), random_frames(2, 5)
+    output = model(frames)
+    assert torch.equal(output.latent_actions, model.encode(frames).indices)
+    torch.testing.assert_close(output.reconstruction, model.decode(frames, output.latent_actions))
+    assert 0 <= output.reconstruction.min() and output.reconstruction.max() <= 1
+
+
+def test_the_loss_compares_with_the_next_frame_and_with_a_copy() -> None:
+    frames = random_frames(2, 4)
+    output = LatentActionModel(TINY)(frames)
+    images = frames.double() / 255
+    loss, metrics = latent_action_loss(output, frames, commitment_weight=0.5)
+    mse = (output.reconstruction.double() - images[:, 1:]).square().mean()
+    assert metrics["mse"].item() == pytest.approx(mse.item(), rel=1e-4)
+    assert metrics["copy_mse"].item() == pytest.approx((images[:, 1:] - images[:, :-1]).square().mean().item(), rel=1e-4)
+    vq = output.quantized.commitment_loss + output.quantized.codebook_loss
+    assert loss.item() == pytest.approx((mse + 0.5 * vq).item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("update", ["gradient", "ema"])
+def test_every_weight_learns(update: str) -> None:
+    model, frames = LatentActionModel(replace(TINY, codebook_update=update)), random_frames(2, 4)
+    latent_action_loss(model(frames), frames)[0].backward()
+    idle = [name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.abs().sum()]
+    assert idle == []
+
+
+def test_the_seed_decides_the_weights_and_leaves_the_global_generator_alone() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    first, second, third = (LatentActionModel(TINY, seed=seed).state_dict() for seed in (1, 1, 2))
+    assert torch.equal(torch.rand(1), expected)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not torch.equal(first["to_code.weight"], third["to_code.weight"])
+
+
+@pytest.mark.slow
+def test_codes_name_four_known_motions() -> None:
+    torch.manual_seed(0)
+    model = LatentActionModel(TINY)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for step in range(250):
+        frames, _ = scrolling(16, 5, seed=step)
+        loss, _ = latent_action_loss(model(frames), frames)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    model.eval()
+    frames, directions = scrolling(64, 6, seed=1_000_000)
+    _, metrics = latent_action_loss(output := model(frames), frames)
+    table = torch.zeros(4, 4).index_put_((output.latent_actions, directions), torch.tensor(1.0), accumulate=True)
+    assert table.max(dim=1).values.sum() / table.sum() >= 0.95
+    assert (table.argmax(dim=1).unique().numel(), int(metrics["codes_used"])) == (4, 4)
+    assert metrics["mse"] < 0.5 * metrics["copy_mse"]
+
+
+def test_a_saved_model_comes_back_the_same(tmp_path: Path) -> None:
+    model, frames = LatentActionModel(TINY, seed=3), random_frames(2, 5)
+    model(frames)  # counts a step, which must come back too
+    model.save_pretrained(tmp_path / "model")
+    loaded = LatentActionModel.from_pretrained(tmp_path / "model")
+    assert loaded.config == TINY
+    assert not loaded.training
+    assert torch.equal(loaded(frames).reconstruction, model.eval()(frames).reconstruction)
+    assert int(loaded.quantizer.steps) == 1
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_what_cannot_be_loaded_says_why(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no config\.json.*save_pretrained"):
+        LatentActionModel.from_pretrained(tmp_path)
+    LatentActionModel(TINY).save_pretrained(tmp_path)
+    description = json.loads((tmp_path / "config.json").read_text())
+
+    def rewrite(**changes: object) -> None:
+        (tmp_path / "config.json").write_text(json.dumps({**description, **changes}))
+
+    rewrite(model="VideoTokenizer")
+    with pytest.raises(ValueError, match="describes a VideoTokenizer"):
+        LatentActionModel.from_pretrained(tmp_path)
+    rewrite(config={**description["config"], "num_wheels": 3})
+    with pytest.raises(ValueError, match="unknown settings num_wheels"):
+        LatentActionModel.from_pretrained(tmp_path)
+    rewrite(config={**description["config"], "num_codes": 5})
+    with pytest.raises(ValueError, match="does not hold the weights"):
+        LatentActionModel.from_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match="damaged"):
+        LatentActionModel.from_pretrained(tmp_path)
+    rewrite()
+    weights = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    with pytest.raises(ValueError, match="does not hold the weights"):
+        LatentActionModel.from_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no model\.safetensors"):
+        LatentActionModel.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"patch_size": 5}, "multiple of patch_size"),
+        ({"patch_size": 1}, "power of 2"),
+        ({"image_size": 24, "patch_size": 12}, "power of 2"),
+        ({"num_heads": 3}, "multiple of 2 \\* num_heads"),
+        ({"num_codes": 0}, "num_codes must be a whole number"),
+        ({"stem": "mlp"}, "'patch' or 'conv'"),
+        ({"codebook_update": "magic"}, "'gradient' or 'ema'"),
+    ],
+)
+def test_bad_settings_are_refused(setting: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(TINY, **setting)
+
+
+@pytest.mark.parametrize("frames", [torch.zeros(1, 1, 32, 32, 3), random_frames(1, 3)[..., :16, :], random_frames(1, 3).float()])
+def test_bad_frames_are_refused(frames: Tensor) -> None:
+    with pytest.raises(ValueError, match="resize or convert"):
+        LatentActionModel(TINY).encode(frames)

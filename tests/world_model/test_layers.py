@@ -1,0 +1,175 @@
+import numpy as np
+import pytest
+import torch
+
+from world_model.layers.patches import ConvHead, ConvStem, patchify, unpatchify
+from world_model.layers.st_transformer import STTransformer, TemporalAttention
+from world_model.layers.vector_quantizer import VectorQuantizer
+
+
+def normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def transformer(window: int | None = None, num_layers: int = 2) -> STTransformer:
+    torch.manual_seed(0)
+    return STTransformer(num_layers=num_layers, d_model=16, num_heads=2, num_tokens=4, temporal_window=window)
+
+
+def test_a_frame_changes_itself_and_later_frames_only() -> None:
+    model, tokens = transformer(), normal(2, 6, 4, 16)
+    other = tokens.clone()
+    other[:, 3, 1] += 1.0
+    before, after = model(tokens), model(other)
+    assert torch.equal(before[:, :3], after[:, :3])
+    assert (before[:, 3:] != after[:, 3:]).any(dim=-1).all()  # every place of every later frame hears of it
+
+
+def test_a_windowed_stack_forgets_frames_older_than_its_window() -> None:
+    model, tokens = transformer(window=2, num_layers=2), normal(1, 6, 4, 16)
+    other = tokens.clone()
+    other[:, 0] += 1.0
+    before, after = model(tokens), model(other)
+    assert torch.equal(before[:, 3:], after[:, 3:])
+    assert (before[:, :3] != after[:, :3]).any(dim=(0, 2, 3)).all()
+
+
+def test_temporal_attention_depends_on_time_differences_alone() -> None:
+    torch.manual_seed(0)
+    attention, tokens = TemporalAttention(16, 2, window=3), normal(1, 9, 2, 16)
+    torch.testing.assert_close(attention(tokens)[:, 6:], attention(tokens[:, 4:])[:, 2:], rtol=1e-4, atol=1e-6)
+
+
+def test_temporal_attention_tells_the_order_of_the_past() -> None:
+    torch.manual_seed(0)
+    attention, tokens = TemporalAttention(16, 2), normal(1, 3, 2, 16)
+    swapped = tokens[:, [1, 0, 2]]
+    assert not torch.allclose(attention(tokens)[:, 2], attention(swapped)[:, 2], atol=1e-4)
+
+
+def test_heads_that_cannot_be_rotated_are_refused() -> None:
+    with pytest.raises(ValueError, match="multiple of 2 \\* num_heads = 8"):
+        STTransformer(num_layers=1, d_model=12, num_heads=4, num_tokens=4)
+
+
+def test_unpatchify_inverts_patchify_and_a_patch_is_a_square_of_the_image() -> None:
+    images = normal(2, 8, 12, 3)
+    patches = patchify(images, 4)
+    assert torch.equal(unpatchify(patches, 4), images)
+    assert torch.equal(patches[1, 0, 2], images[1, :4, 8:].flatten())
+
+
+def test_conv_stem_keeps_the_size_of_its_signal() -> None:
+    torch.manual_seed(0)
+    tokens = ConvStem(in_channels=6, d_model=64, patch_size=16)(normal(8, 64, 64, 6))[-1]
+    assert tokens.shape == (8, 4, 4, 64)
+    assert 0.1 < tokens.std() < 3.0
+
+
+def test_conv_head_draws_where_the_skips_say() -> None:
+    torch.manual_seed(0)
+    stem = ConvStem(in_channels=3, d_model=32, patch_size=8)
+    head = ConvHead(in_channels=3, out_channels=3, d_model=32, patch_size=8)
+    images = normal(1, 32, 32, 3)
+    moved = images.clone()
+    moved[:, 5, 7] += 1.0
+    tokens = normal(1, 4, 4, 32)
+    difference = (head(tokens, [images, *stem(images)]) - head(tokens, [moved, *stem(images)])).abs().sum(-1)[0]
+    assert {tuple(place) for place in difference.nonzero().tolist()} <= {(y, x) for y in range(3, 8) for x in range(5, 10)}
+    assert difference[5, 7] > 0
+
+
+def quantizer(update: str = "gradient", reset_after: int = 3, seed: int = 0) -> VectorQuantizer:
+    return VectorQuantizer(num_codes=4, code_dim=8, update=update, reset_after=reset_after, seed=seed)  # type: ignore[arg-type]
+
+
+def test_the_nearest_code_by_angle_is_chosen_and_counted() -> None:
+    vq, inputs = quantizer().eval(), normal(5, 6, 8)
+    result = vq(inputs)
+    cosines = torch.nn.functional.cosine_similarity(inputs[..., None, :], vq.lookup(torch.arange(4)), dim=-1)
+    assert torch.equal(result.indices, cosines.argmax(-1))
+    torch.testing.assert_close(result.vectors, vq.lookup(result.indices))
+    assert result.usage.tolist() == np.bincount(result.indices.flatten(), minlength=4).tolist()
+
+
+def test_the_gradient_passes_straight_through_to_the_direction_of_the_input() -> None:
+    inputs = normal(3, 8).requires_grad_()
+    target = normal(3, 8, seed=1)
+    (quantizer().eval()(inputs).vectors * target).sum().backward()
+    straight = inputs.detach().clone().requires_grad_()
+    (torch.nn.functional.normalize(straight, dim=-1) * target).sum().backward()
+    torch.testing.assert_close(inputs.grad, straight.grad)
+
+
+def test_commitment_moves_inputs_and_codebook_loss_moves_codes() -> None:
+    vq, inputs = quantizer(), normal(20, 8).requires_grad_()
+    result = vq(inputs)
+    result.commitment_loss.backward(retain_graph=True)
+    assert vq.codes.grad is None
+    assert inputs.grad is not None and inputs.grad.abs().sum() > 0
+    inputs.grad = None
+    result.codebook_loss.backward()
+    assert inputs.grad is None
+    assert vq.codes.grad is not None and vq.codes.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("update", ["gradient", "ema"])
+def test_dead_codes_come_back_onto_current_inputs(update: str) -> None:
+    vq = quantizer(update, reset_after=3)
+    corner = torch.nn.functional.normalize(torch.ones(8), dim=0)
+    inputs = corner + 0.05 * normal(64, 8)  # all in one corner of the sphere: one code wins everything
+    used = [int((vq(inputs).usage > 0).sum()) for _ in range(12)]
+    assert used[0] == used[2] < used[3]
+    assert used[-1] == 4
+    assert (vq.lookup(torch.arange(4)) @ corner).min() > 0.9
+
+
+def test_codes_do_not_come_back_in_evaluation() -> None:
+    vq, inputs = quantizer(reset_after=1).eval(), torch.ones(64, 8)
+    before = vq.state_dict()["codes"].clone()
+    for _ in range(5):
+        vq(inputs)
+    assert torch.equal(vq.state_dict()["codes"], before)
+
+
+def test_moving_average_codes_settle_on_the_means_of_their_inputs() -> None:
+    vq = VectorQuantizer(num_codes=2, code_dim=4, update="ema", ema_decay=0.9, reset_after=5)
+    centres = torch.eye(4)[:2]
+    for step in range(200):
+        vq(centres.repeat_interleave(32, 0) + 0.1 * normal(64, 4, seed=step))
+    assert (vq.lookup(torch.arange(2)) @ centres.T).max(dim=0).values.min() > 0.99
+    assert vq.eval()(centres).indices.unique().numel() == 2
+
+
+def test_the_same_seed_gives_the_same_resets_whatever_the_global_generator() -> None:
+    def codes(global_seed: int, seed: int) -> torch.Tensor:
+        torch.manual_seed(global_seed)
+        vq = quantizer(reset_after=1, seed=seed)
+        for step in range(5):
+            vq(torch.ones(16, 8) + 0.1 * normal(16, 8, seed=step))
+        return vq.codes.detach()
+
+    assert torch.equal(codes(1, seed=0), codes(2, seed=0))
+    assert not torch.equal(codes(1, seed=0), codes(1, seed=1))
+
+
+def test_a_resumed_quantizer_goes_on_exactly() -> None:
+    batches = [torch.ones(16, 8) + 0.1 * normal(16, 8, seed=step) for step in range(8)]
+    whole, first, second = quantizer("ema"), quantizer("ema"), quantizer("ema")
+    for batch in batches:
+        whole(batch)
+    for batch in batches[:4]:
+        first(batch)
+    second.load_state_dict(first.state_dict())
+    for batch in batches[4:]:
+        second(batch)
+    assert torch.equal(second.codes, whole.codes)
+
+
+def test_losses_stay_in_float32_under_autocast() -> None:
+    vq, inputs = quantizer().eval(), normal(32, 8)
+    expected = vq(inputs)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        result = vq(inputs)
+    assert torch.equal(result.commitment_loss, expected.commitment_loss)
+    assert torch.equal(result.indices, expected.indices)

@@ -1,0 +1,87 @@
+"""Models on disk: a folder with config.json and model.safetensors, each written whole or not at all; nothing is ever unpickled."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import secrets
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, TypeVar
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import nn
+
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+SHIPPED = Path(__file__).parent / "pretrained"
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def save_model(folder: str | Path, model: nn.Module) -> None:
+    """Write `model` and its `config` into `folder`."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_bytes(folder / WEIGHTS_FILE, save({name: tensor.contiguous() for name, tensor in model.state_dict().items()}))
+    description = {"model": type(model).__name__, "config": dataclasses.asdict(model.config)}  # type: ignore[arg-type]
+    _write_bytes(folder / CONFIG_FILE, (json.dumps(description, indent=2) + "\n").encode())
+
+
+def load_model(folder: str | Path, model_class: type[Model], config_class: type[Any]) -> Model:
+    """The model that `save_model` wrote, on the CPU, in evaluation mode; `folder` may also name one that ships with the package.
+
+    Raises:
+        FileNotFoundError: no such folder or shipped model.
+        ValueError: a file is damaged, or describes another model than `model_class`.
+    """
+    folder = find_model(folder)
+    model = model_class(_read_config(folder / CONFIG_FILE, model_class.__name__, config_class))
+    try:
+        model.load_state_dict(load_file(folder / WEIGHTS_FILE))
+    except (SafetensorError, RuntimeError) as error:
+        raise ValueError(f"{folder / WEIGHTS_FILE} does not hold the weights that {CONFIG_FILE} describes: {error}") from error
+    return model.eval()
+
+
+def find_model(folder: str | Path) -> Path:
+    """The folder of a saved model, given by path or by the name of one that ships with the package; FileNotFoundError if there is none."""
+    shipped = sorted(path.name for path in SHIPPED.iterdir() if path.is_dir()) if SHIPPED.is_dir() else []
+    path = SHIPPED / folder if str(folder) in shipped else Path(folder)
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        if not (path / name).is_file():
+            raise FileNotFoundError(
+                f"{path} has no {name}: give a folder written by save_pretrained, or a model that ships: {', '.join(shipped) or 'none'}"
+            )
+    return path
+
+
+def identify_model(folder: str | Path) -> str:
+    """The folder's name and a hash of configuration and weights: says where labels or frames made by a model come from."""
+    folder = find_model(folder)
+    digest = sha256((folder / CONFIG_FILE).read_bytes() + (folder / WEIGHTS_FILE).read_bytes()).hexdigest()
+    return f"{folder.resolve().name}-{digest[:12]}"
+
+
+def _read_config(path: Path, model: str, config_class: type[Any]) -> Any:
+    try:
+        description = json.loads(path.read_bytes())
+        name, values = description["model"], dict(description["config"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged or not the configuration of a {model}: save the model again") from error
+    if name != model:
+        raise ValueError(f"{path} describes a {name}, not a {model}: load it with {name}.from_pretrained")
+    unknown = sorted(set(values) - {field.name for field in dataclasses.fields(config_class)})
+    if unknown:
+        raise ValueError(f"{path} has unknown settings {', '.join(unknown)}: it was saved by another version of this library")
+    return config_class(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
