@@ -259,7 +259,10 @@ class Study:
         settings = self.settings
         settings.output.mkdir(parents=True, exist_ok=True)
         rows = [
-            row for name in AGENTS for d in settings.difficulties for row in csv.reader((self.results(name, d) / "rows.csv").open())
+            row
+            for name in AGENTS
+            for d in settings.difficulties
+            for row in csv.reader((self.results(name, d) / "rows.csv").open())
         ]
         results = settings.output / "results.csv"
         with (temporary := results.with_suffix(".tmp")).open("w", newline="") as file:

@@ -70,7 +70,9 @@ def label_report(
     }
 
 
-def film(agent: Agent, level_seeds: Sequence[int], difficulty: str, output: Path, *, max_steps: int = 200, scale: int = 3) -> None:
+def film(
+    agent: Agent, level_seeds: Sequence[int], difficulty: str, output: Path, *, max_steps: int = 200, scale: int = 3
+) -> None:
     """A GIF of the agent on some levels, side by side; a game that has ended holds its last frame."""
     pictures: list[Image.Image] = []
 

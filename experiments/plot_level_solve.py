@@ -1,6 +1,6 @@
 """Draw percent of levels solved over the number of labelled samples, from one or several results.csv.
 
-    python experiments/plot_level_solve.py experiments/results/bc_coinrun/demo/results.csv --output level_solve.png
+python experiments/plot_level_solve.py experiments/results/bc_coinrun/demo/results.csv --output level_solve.png
 """
 
 from __future__ import annotations

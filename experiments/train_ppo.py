@@ -1,6 +1,6 @@
 """Train a PPO expert on a Procgen game; started again with the same folder, it goes on where it stopped.
 
-    python experiments/train_ppo.py --folder runs/ppo-easy --minutes 60
+python experiments/train_ppo.py --folder runs/ppo-easy --minutes 60
 """
 
 from __future__ import annotations

@@ -55,7 +55,9 @@ class CloningBatch:
 class CloningBatches:
     """Shuffled passes over the labelled frames, seeded, resumable. An episode's first frame is repeated to fill the policy's past."""
 
-    def __init__(self, videos: Videos, labels: np.ndarray, samples: np.ndarray, *, num_frames: int, batch_size: int, seed: int) -> None:
+    def __init__(
+        self, videos: Videos, labels: np.ndarray, samples: np.ndarray, *, num_frames: int, batch_size: int, seed: int
+    ) -> None:
         if len(samples) == 0:
             raise ValueError("no labelled frames to clone from; record videos and label them first")
         self.videos, self.labels, self.samples = videos, labels, samples
@@ -130,9 +132,7 @@ def clone(
     if labels.max(initial=-1) >= policy_config.num_actions:
         raise ValueError(f"label {labels.max()} is out of range for a policy of {policy_config.num_actions} actions")
     samples = np.flatnonzero(labels >= 0) if samples is None else samples[labels[samples] >= 0]
-    batches = CloningBatches(
-        videos, labels, samples, num_frames=policy_config.num_frames, batch_size=batch_size, seed=seed
-    )
+    batches = CloningBatches(videos, labels, samples, num_frames=policy_config.num_frames, batch_size=batch_size, seed=seed)
     with torch.random.fork_rng(devices=[]):  # initial weights come from `seed` and leave the caller's generator alone
         torch.manual_seed(seed)
         policy = Policy(policy_config).to(device)

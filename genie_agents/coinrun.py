@@ -40,6 +40,7 @@ ACTION_NAMES = (
 )  # fmt: skip
 NUM_ACTIONS = len(ACTION_NAMES)
 NOOP, RIGHT, RIGHT_UP = 4, 7, 8
+TAKE_OFFS = (2, 5, 8)  # the actions with UP
 
 # CoinRun ignores the six special keys, so actions 9 to 14 are no-ops.
 ALIASES = np.array([*range(9), *[NOOP] * 6], dtype=np.int64)

@@ -15,7 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
-from genie_agents.coinrun import NUM_ACTIONS, ProcgenEnv
+from genie_agents.coinrun import GROUND_ALIASES, NOOP, RIGHT, TAKE_OFFS, ProcgenEnv
 from genie_agents.experts.planner import Planner
 from world_model.data import VideoFile, VideoWriter
 
@@ -62,28 +62,34 @@ class RandomExpert:
         return self._action
 
 
+# The keys that differ on the ground; half of them take off, so noise shows many a jump made at the wrong moment and rescued in the air.
+NOISE_ACTIONS = np.unique(GROUND_ALIASES)
+
+
 @dataclass(frozen=True, kw_only=True)
 class RecordingConfig:
     """How play becomes video.
 
-    `noise` is the chance per step that a burst of 1 to `max_noise_steps` steps of one random action takes over, after which the expert
-    recovers: states off the expert's own path are what makes cloning robust. A latent action names what is seen, so a noisy transition
-    would be labelled with the noise; by default the video is therefore cut there and goes on as a new episode where the expert has the
-    controls again (`cut_noise`). Uncut noise, labelled with the keys really pressed, serves the training of latent action models.
-    Levels that are not solved are dropped, unless `keep_unsolved`.
+    States off the expert's own path are what makes cloning robust. `noise` is the chance per step that 1 to `max_noise_steps` steps of
+    one random action take over, `delay` the chance per take-off that it is put off by 1 or 2 steps; then the expert recovers. A latent
+    action names what is seen, so a disturbed transition would be labelled with the disturbance; by default the video is therefore cut
+    there and goes on as a new episode where the expert has the controls again (`cut_noise`). Uncut noise, labelled with the keys really
+    pressed, serves the training of latent action models. Levels that are not solved are dropped, unless `keep_unsolved`.
     """
 
     game: str = "coinrun"
     difficulty: str = "easy"
     noise: float = 0.04
     max_noise_steps: int = 4
+    delay: float = 0.2
     cut_noise: bool = True
     keep_unsolved: bool = False
     max_steps: int = 500
 
     def __post_init__(self) -> None:
-        if not 0 <= self.noise < 1:
-            raise ValueError(f"noise is {self.noise}; give a chance per step from 0 to below 1")
+        for name in ("noise", "delay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; give a chance from 0 to below 1")
         if self.max_noise_steps < 1:
             raise ValueError(f"max_noise_steps is {self.max_noise_steps}; a burst lasts at least 1 step")
 
@@ -102,33 +108,43 @@ def play_level(
     """Play one level to its end; the video in segments, and whether the level was solved in the real game."""
     obs, _ = env.reset(options={"level_seed": level_seed})
     expert.begin(env)
-    frames, actions, segments = [obs], [], []
+    frames: list[np.ndarray] = [obs]
+    actions: list[int] = []
+    segments: list[Segment] = []
 
     def cut() -> None:
         if actions:
             segments.append(Segment(np.stack(frames), np.array(actions, dtype=np.int64)))
+        frames.clear()
+        actions.clear()
 
-    noise_action, noise_steps = 0, 0
+    noise_action, noise_steps = NOOP, 0
     for _ in range(config.max_steps):
-        if noise_steps == 0 and generator.random() < config.noise:
-            noise_action, noise_steps = int(generator.integers(NUM_ACTIONS)), int(generator.integers(1, config.max_noise_steps + 1))
-            if config.cut_noise:
-                cut()
-                frames, actions = [], []
-        noisy = noise_steps > 0
-        action = noise_action if noisy else expert.act(obs)
+        action = expert.act(obs) if noise_steps == 0 else noise_action
         if action is None:
             break
+        if noise_steps == 0:
+            if action in TAKE_OFFS and generator.random() < config.delay:
+                noise_action, noise_steps = RIGHT, int(generator.integers(1, 3))
+            elif generator.random() < config.noise:
+                noise_action, noise_steps = (
+                    int(generator.choice(NOISE_ACTIONS)),
+                    int(generator.integers(1, config.max_noise_steps + 1)),
+                )
+        noisy = noise_steps > 0
+        if noisy:
+            action = noise_action
+            noise_steps -= 1
+            if config.cut_noise:
+                cut()
         obs, _, terminated, truncated, info = env.step(action)
         if terminated or truncated:  # the terminal frame is never drawn, so the last action leads to no frame
             cut()
             return segments, info["level_solved"]
-        noise_steps -= noisy
-        if not (noisy and config.cut_noise):
-            frames.append(obs)
+        if frames:
             actions.append(action)
-        elif noise_steps == 0:
-            frames, actions = [obs], []
+        if frames or noise_steps == 0:
+            frames.append(obs)
         if noisy and noise_steps == 0:
             expert.begin(env)
     cut()
@@ -151,7 +167,7 @@ def record_shard(path: Path, expert: Expert, level_seeds: Sequence[int], config:
 
 
 def make_expert(name: str, seed: int) -> Expert:
-    """"planner", "random", or the folder of a PPO expert."""
+    """ "planner", "random", or the folder of a PPO expert."""
     if name == "planner":
         return PlannerExpert()
     if name == "random":
@@ -186,13 +202,17 @@ def record_videos(
         FileNotFoundError: no PPO expert in that folder.
     """
     if expert == "planner" and config.game != "coinrun":
-        raise ValueError(f"the planner knows CoinRun's physics only, not {config.game!r}; choose 'random' or train an expert by PPO")
+        raise ValueError(
+            f"the planner knows CoinRun's physics only, not {config.game!r}; choose 'random' or train an expert by PPO"
+        )
     shards = [level_seeds[start : start + shard_levels] for start in range(0, len(level_seeds), shard_levels)]
     folder.mkdir(parents=True, exist_ok=True)
     spawn = multiprocessing.get_context("spawn")  # forking a process that runs torch's threads can hang
     with ProcessPoolExecutor(num_workers, mp_context=spawn) as pool:
         futures = {
-            pool.submit(_record_shard_in_worker, folder / f"levels-{shard[0]}-{shard[-1]}.h5", expert, shard, config, seed): len(shard)
+            pool.submit(_record_shard_in_worker, folder / f"levels-{shard[0]}-{shard[-1]}.h5", expert, shard, config, seed): len(
+                shard
+            )
             for shard in shards
         }
         try:

@@ -23,7 +23,9 @@ CHECKPOINT = "ppo.zip"
 class ImpalaExtractor(BaseFeaturesExtractor):
     """The IMPALA encoder as a Stable-Baselines3 features extractor (which hands it images (B, C, H, W) in [0, 1])."""
 
-    def __init__(self, observation_space: gymnasium.spaces.Box, channels: tuple[int, ...] = (16, 32, 32), features_dim: int = 256) -> None:
+    def __init__(
+        self, observation_space: gymnasium.spaces.Box, channels: tuple[int, ...] = (16, 32, 32), features_dim: int = 256
+    ) -> None:
         super().__init__(observation_space, features_dim)
         in_channels, image_size, _ = observation_space.shape
         self.encoder = ImpalaEncoder(in_channels=in_channels, image_size=image_size, channels=channels)

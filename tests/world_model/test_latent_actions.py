@@ -1,6 +1,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -9,7 +10,9 @@ from torch import Tensor
 from world_model import LatentActionConfig, LatentActionModel
 from world_model.latent_actions import latent_action_loss
 
-TINY = LatentActionConfig(image_size=32, patch_size=8, d_model=32, num_layers=1, num_heads=2, num_codes=4, code_dim=8)
+TINY = LatentActionConfig(
+    image_size=32, patch_size=8, d_model=32, num_layers=1, num_heads=2, num_codes=4, code_dim=8, ramp_steps=150
+)
 PAPER = replace(TINY, stem="patch", num_layers=2, temporal_window=3)
 
 
@@ -69,7 +72,7 @@ def test_forward_decodes_what_encode_found() -> None:
     output = model(frames)
     assert torch.equal(output.latent_actions, model.encode(frames).indices)
     torch.testing.assert_close(output.reconstruction, model.decode(frames, output.latent_actions))
-    assert 0 <= output.reconstruction.min() and output.reconstruction.max() <= 1
+    assert output.reconstruction.min() >= 0 and output.reconstruction.max() <= 1
 
 
 def test_the_loss_compares_with_the_next_frame_and_with_a_copy() -> None:
@@ -85,7 +88,7 @@ def test_the_loss_compares_with_the_next_frame_and_with_a_copy() -> None:
 
 
 @pytest.mark.parametrize("update", ["gradient", "ema"])
-def test_every_weight_learns(update: str) -> None:
+def test_every_weight_learns(update: Literal["gradient", "ema"]) -> None:
     model, frames = LatentActionModel(replace(TINY, codebook_update=update)), random_frames(2, 4)
     latent_action_loss(model(frames), frames)[0].backward()
     idle = [name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.abs().sum()]
@@ -178,7 +181,7 @@ def test_what_cannot_be_loaded_says_why(tmp_path: Path) -> None:
         ({"codebook_update": "magic"}, "'gradient' or 'ema'"),
     ],
 )
-def test_bad_settings_are_refused(setting: dict[str, object], message: str) -> None:
+def test_bad_settings_are_refused(setting: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(TINY, **setting)
 

@@ -28,7 +28,9 @@ def save_checkpoint(
     progress = {"step": step, "config": dataclasses.asdict(config), "batches": batches.state_dict()}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
-    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, temporary, {"progress": json.dumps(progress)})
+    save_file(
+        {name: tensor.detach().contiguous() for name, tensor in tensors.items()}, temporary, {"progress": json.dumps(progress)}
+    )
     os.replace(temporary, path)
 
 

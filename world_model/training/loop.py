@@ -53,7 +53,9 @@ class TrainingConfig:
 
     def learning_rate_at(self, step: int) -> float:
         """Learning rate of step `step`, counted from 0."""
-        warmup_steps = min(self.warmup_steps, self.steps // 2)  # a run shorter than the warm-up must still reach its learning rate
+        warmup_steps = min(
+            self.warmup_steps, self.steps // 2
+        )  # a run shorter than the warm-up must still reach its learning rate
         if step < warmup_steps:
             return self.learning_rate * (step + 1) / warmup_steps
         progress = (step - warmup_steps) / max(1, self.steps - warmup_steps)
