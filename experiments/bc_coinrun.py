@@ -110,9 +110,7 @@ class Study:
 
     @cached_property
     def labeller(self) -> LatentActionLabeller:
-        return LatentActionLabeller.from_pretrained(
-            self.train_latent_action_model() if self.settings.train_lam else self.settings.lam
-        )
+        return LatentActionLabeller.from_pretrained(self.train_latent_action_model() if self.settings.train_lam else self.settings.lam)
 
     def labels(self, difficulty: str) -> Path:
         source = self.demonstrations(difficulty)
@@ -258,12 +256,7 @@ class Study:
     def run(self) -> None:
         settings = self.settings
         settings.output.mkdir(parents=True, exist_ok=True)
-        rows = [
-            row
-            for name in AGENTS
-            for d in settings.difficulties
-            for row in csv.reader((self.results(name, d) / "rows.csv").open())
-        ]
+        rows = [row for name in AGENTS for d in settings.difficulties for row in csv.reader((self.results(name, d) / "rows.csv").open())]
         results = settings.output / "results.csv"
         with (temporary := results.with_suffix(".tmp")).open("w", newline="") as file:
             csv.writer(file).writerows([COLUMNS, *rows])

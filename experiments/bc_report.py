@@ -20,7 +20,7 @@ from plot_level_solve import Percents
 from genie_agents.action_mapping import LatentToRealMapping
 from genie_agents.coinrun import ALIASES, GROUND_ALIASES, RIGHT_UP, ProcgenEnv
 from genie_agents.evaluation import Agent, confidence_interval, evaluate
-from genie_agents.experts.game_state import parse_game_state
+from genie_agents.experts.game_state import read_state
 from genie_agents.experts.planner import Planner
 from world_model import LatentActionLabeller
 from world_model.metrics import code_use, majority_agreement, mutual_information, precision_and_recall
@@ -40,7 +40,7 @@ def label_report(
         obs, _ = env.reset(options={"level_seed": level_seed})
         frames, level_actions, level_grounded = [obs], [], []
         for action in planner.plan(env.get_state().simulator):
-            level_grounded.append(parse_game_state(env.get_state().simulator).agent.vy == 0)
+            level_grounded.append(read_state(env.get_state().simulator).vy == 0)
             obs, _, terminated, truncated, _ = env.step(action)
             if terminated or truncated:
                 break
@@ -70,9 +70,7 @@ def label_report(
     }
 
 
-def film(
-    agent: Agent, level_seeds: Sequence[int], difficulty: str, output: Path, *, max_steps: int = 200, scale: int = 3
-) -> None:
+def film(agent: Agent, level_seeds: Sequence[int], difficulty: str, output: Path, *, max_steps: int = 200, scale: int = 3) -> None:
     """A GIF of the agent on some levels, side by side; a game that has ended holds its last frame."""
     pictures: list[Image.Image] = []
 

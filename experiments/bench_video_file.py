@@ -66,9 +66,7 @@ def play_coinrun(config: BenchConfig, num_envs: int = 16) -> np.ndarray:
     return frames.reshape(-1, 64, 64, 3)[: config.num_frames]
 
 
-def measure(
-    path: Path, frames: np.ndarray, chunk_length: int, filters: dict[str, Any], config: BenchConfig
-) -> tuple[float, float, float]:
+def measure(path: Path, frames: np.ndarray, chunk_length: int, filters: dict[str, Any], config: BenchConfig) -> tuple[float, float, float]:
     """(bytes per frame, frames written per second, random clips read per second) of one combination."""
     started = time.perf_counter()
     with h5py.File(path, "w") as file:

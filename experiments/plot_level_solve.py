@@ -17,7 +17,7 @@ import tyro
 from genie_agents.evaluation import confidence_interval
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402 (the backend must be chosen first)
+import matplotlib.pyplot as plt
 
 COLUMNS = ["agent", "difficulty", "labelled_samples", "seed", "levels", "levels_solved"]
 STYLES = {

@@ -35,9 +35,7 @@ class LatentToRealMapping:
                 f"need as many latent as real actions, at least one, in flat arrays; got shapes {latent_actions.shape} and {actions.shape}"
             )
         if latent_actions.min() < 0 or latent_actions.max() >= num_codes:
-            raise ValueError(
-                f"latent actions must lie in 0 ... {num_codes - 1}; found {latent_actions.min()} ... {latent_actions.max()}"
-            )
+            raise ValueError(f"latent actions must lie in 0 ... {num_codes - 1}; found {latent_actions.min()} ... {latent_actions.max()}")
         return cls([actions[latent_actions == code].astype(np.int64) for code in range(num_codes)])
 
     def sample(self, latent_actions: np.ndarray, generator: np.random.Generator) -> np.ndarray:

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from genie_agents.policy import Policy, PolicyConfig
 from world_model.data import VideoFile
-from world_model.training import TrainingConfig, bf16_autocast, train
+from world_model.precision import bf16_autocast
+from world_model.training import TrainingConfig, train
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,7 @@ class CloningBatch:
 class CloningBatches:
     """Shuffled passes over the labelled frames, seeded, resumable. An episode's first frame is repeated to fill the policy's past."""
 
-    def __init__(
-        self, videos: Videos, labels: np.ndarray, samples: np.ndarray, *, num_frames: int, batch_size: int, seed: int
-    ) -> None:
+    def __init__(self, videos: Videos, labels: np.ndarray, samples: np.ndarray, *, num_frames: int, batch_size: int, seed: int) -> None:
         if len(samples) == 0:
             raise ValueError("no labelled frames to clone from; record videos and label them first")
         self.videos, self.labels, self.samples = videos, labels, samples

@@ -120,7 +120,7 @@ class ProcgenEnv(gymnasium.Env[np.ndarray, np.int64]):
         truncated = self._ended and not solved and self._elapsed_steps >= MAX_EPISODE_STEPS
         return self._obs.copy(), float(reward[0]), self._ended and not truncated, truncated, self._info(level_solved=solved)
 
-    def render(self) -> np.ndarray | None:  # type: ignore[override]
+    def render(self) -> np.ndarray | None:
         return self._obs.copy() if self.render_mode == "rgb_array" else None
 
     def close(self) -> None:

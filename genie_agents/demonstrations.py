@@ -202,17 +202,13 @@ def record_videos(
         FileNotFoundError: no PPO expert in that folder.
     """
     if expert == "planner" and config.game != "coinrun":
-        raise ValueError(
-            f"the planner knows CoinRun's physics only, not {config.game!r}; choose 'random' or train an expert by PPO"
-        )
+        raise ValueError(f"the planner knows CoinRun's physics only, not {config.game!r}; choose 'random' or train an expert by PPO")
     shards = [level_seeds[start : start + shard_levels] for start in range(0, len(level_seeds), shard_levels)]
     folder.mkdir(parents=True, exist_ok=True)
     spawn = multiprocessing.get_context("spawn")  # forking a process that runs torch's threads can hang
     with ProcessPoolExecutor(num_workers, mp_context=spawn) as pool:
         futures = {
-            pool.submit(_record_shard_in_worker, folder / f"levels-{shard[0]}-{shard[-1]}.h5", expert, shard, config, seed): len(
-                shard
-            )
+            pool.submit(_record_shard_in_worker, folder / f"levels-{shard[0]}-{shard[-1]}.h5", expert, shard, config, seed): len(shard)
             for shard in shards
         }
         try:

@@ -13,7 +13,7 @@ from scipy import stats
 from genie_agents.action_mapping import LatentToRealMapping
 from genie_agents.coinrun import MAX_EPISODE_STEPS, NUM_ACTIONS, ProcgenEnv
 from genie_agents.policy import Policy
-from world_model.training import bf16_autocast
+from world_model.precision import bf16_autocast
 
 
 class Agent(Protocol):

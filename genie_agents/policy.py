@@ -64,9 +64,7 @@ class ResidualBlock(nn.Module):
 class ImpalaEncoder(nn.Module):
     """Espeholt et al. 2018, as used on Procgen (Cobbe et al. 2020): images (B, C, H, W) in [0, 1] to features (B, `num_features`)."""
 
-    def __init__(
-        self, *, in_channels: int, image_size: int, channels: tuple[int, ...], blocks: int = 2, stem_stride: int = 1
-    ) -> None:
+    def __init__(self, *, in_channels: int, image_size: int, channels: tuple[int, ...], blocks: int = 2, stem_stride: int = 1) -> None:
         super().__init__()
         layers: list[nn.Module] = [nn.PixelUnshuffle(stem_stride)]
         in_channels *= stem_stride**2

@@ -20,12 +20,12 @@ SHIPPED = Path(__file__).parent / "pretrained"
 Model = TypeVar("Model", bound=nn.Module)
 
 
-def save_model(folder: str | Path, model: nn.Module) -> None:
-    """Write `model` and its `config` into `folder`."""
+def save_model(folder: str | Path, model: Any) -> None:
+    """Write the weights of `model`, a module, and its `config`, the dataclass it is built from, into `folder`."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     _write_bytes(folder / WEIGHTS_FILE, save({name: tensor.contiguous() for name, tensor in model.state_dict().items()}))
-    description = {"model": type(model).__name__, "config": dataclasses.asdict(model.config)}  # type: ignore[arg-type]
+    description = {"model": type(model).__name__, "config": dataclasses.asdict(model.config)}
     _write_bytes(folder / CONFIG_FILE, (json.dumps(description, indent=2) + "\n").encode())
 
 

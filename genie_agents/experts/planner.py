@@ -189,9 +189,7 @@ def _nearness_to_hazard(x: Real, y: Real, hazards_x_N: np.ndarray, hazards_y_N: 
 
 
 @njit(cache=True)
-def _price(
-    level: _Level, prices: Prices, before: Any, action: int, last_action: int, time: int, supported: bool, after: Body
-) -> float:
+def _price(level: _Level, prices: Prices, before: Any, action: int, last_action: int, time: int, supported: bool, after: Body) -> float:
     """Cost of one step from `before` (x, y, vx, vy) to `after`; `time` counts the steps before it."""
     (jump_cost, late_jump_cost, wait_cost, left_cost, air_steer_cost, turn_cost,
      hazard_cost, hazard_margin, edge_cost, edge_margin, _, _) = prices  # fmt: skip

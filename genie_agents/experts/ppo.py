@@ -10,6 +10,7 @@ import gymnasium
 import numpy as np
 import torch
 from stable_baselines3 import PPO
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor
@@ -23,9 +24,7 @@ CHECKPOINT = "ppo.zip"
 class ImpalaExtractor(BaseFeaturesExtractor):
     """The IMPALA encoder as a Stable-Baselines3 features extractor (which hands it images (B, C, H, W) in [0, 1])."""
 
-    def __init__(
-        self, observation_space: gymnasium.spaces.Box, channels: tuple[int, ...] = (16, 32, 32), features_dim: int = 256
-    ) -> None:
+    def __init__(self, observation_space: gymnasium.spaces.Box, channels: tuple[int, ...] = (16, 32, 32), features_dim: int = 256) -> None:
         super().__init__(observation_space, features_dim)
         in_channels, image_size, _ = observation_space.shape
         self.encoder = ImpalaEncoder(in_channels=in_channels, image_size=image_size, channels=channels)
@@ -53,7 +52,7 @@ class TimeLimit(BaseCallback):
             self.on_rollout(self.num_timesteps, float(np.mean(returns)) if returns else float("nan"))
 
 
-def save(model: PPO, folder: Path) -> None:
+def save(model: BaseAlgorithm, folder: Path) -> None:
     temporary = folder / f"{CHECKPOINT}.tmp.zip"
     model.save(temporary)
     temporary.replace(folder / CHECKPOINT)

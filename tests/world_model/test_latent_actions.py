@@ -10,9 +10,7 @@ from torch import Tensor
 from world_model import LatentActionConfig, LatentActionModel
 from world_model.latent_actions import latent_action_loss
 
-TINY = LatentActionConfig(
-    image_size=32, patch_size=8, d_model=32, num_layers=1, num_heads=2, num_codes=4, code_dim=8, ramp_steps=150
-)
+TINY = LatentActionConfig(image_size=32, patch_size=8, d_model=32, num_layers=1, num_heads=2, num_codes=4, code_dim=8, ramp_steps=150)
 PAPER = replace(TINY, stem="patch", num_layers=2, temporal_window=3)
 
 
@@ -26,16 +24,16 @@ def with_other_frame(frames: Tensor, index: int) -> Tensor:
     return other
 
 
-def scrolling(batch: int, time: int, seed: int) -> tuple[Tensor, Tensor]:
-    """A wrapped random texture that moves two pixels each step, in one of four directions anew; frames and true directions."""
+def moving_square(batch: int, time: int, seed: int) -> tuple[Tensor, Tensor]:
+    """A square that moves two pixels each step, in one of four directions anew; frames and true directions."""
     generator = torch.Generator().manual_seed(seed)
-    coarse = torch.rand(batch, 3, 16, 16, generator=generator)
-    texture = (torch.nn.functional.interpolate(coarse, scale_factor=2.0) * 255).to(torch.uint8).permute(0, 2, 3, 1)
     directions = torch.randint(0, 4, (batch, time - 1), generator=generator)
-    moves = torch.tensor([(0, 2), (0, -2), (2, 0), (-2, 0)])
-    offsets = torch.cat([torch.zeros(batch, 1, 2, dtype=torch.int64), moves[directions].cumsum(1)], dim=1)
-    frames = [[texture[b].roll(tuple(offsets[b, t].tolist()), (0, 1)) for t in range(time)] for b in range(batch)]
-    return torch.stack([torch.stack(clip) for clip in frames]), directions
+    moves = torch.tensor([(0, 2), (0, -2), (2, 0), (-2, 0)])[directions]
+    places = torch.cat([torch.randint(0, 32, (batch, 1, 2), generator=generator), moves], dim=1).cumsum(dim=1)
+    scene = torch.full((32, 32, 3), 40, dtype=torch.uint8)
+    scene[:8, :8] = 220
+    frames = [scene.roll(tuple(place.tolist()), (0, 1)) for place in places.flatten(0, 1)]
+    return torch.stack(frames).unflatten(0, (batch, time)), directions
 
 
 @pytest.mark.parametrize("config", [TINY, PAPER], ids=["conv", "patch"])
@@ -72,7 +70,8 @@ def test_forward_decodes_what_encode_found() -> None:
     output = model(frames)
     assert torch.equal(output.latent_actions, model.encode(frames).indices)
     torch.testing.assert_close(output.reconstruction, model.decode(frames, output.latent_actions))
-    assert output.reconstruction.min() >= 0 and output.reconstruction.max() <= 1
+    assert output.reconstruction.min() >= 0
+    assert output.reconstruction.max() <= 1
 
 
 def test_the_loss_compares_with_the_next_frame_and_with_a_copy() -> None:
@@ -107,23 +106,21 @@ def test_the_seed_decides_the_weights_and_leaves_the_global_generator_alone() ->
 
 @pytest.mark.slow
 def test_codes_name_four_known_motions() -> None:
-    torch.manual_seed(0)
-    model = LatentActionModel(TINY)
+    model = LatentActionModel(replace(TINY, num_codes=8, ramp_steps=250))
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    for step in range(250):
-        frames, _ = scrolling(16, 5, seed=step)
+    for step in range(400):
+        frames, _ = moving_square(16, 5, seed=step)
         loss, _ = latent_action_loss(model(frames), frames)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
     model.eval()
-    frames, directions = scrolling(64, 6, seed=1_000_000)
+    frames, directions = moving_square(64, 6, seed=1_000_000)
     _, metrics = latent_action_loss(output := model(frames), frames)
-    table = torch.zeros(4, 4).index_put_((output.latent_actions, directions), torch.tensor(1.0), accumulate=True)
-    assert table.max(dim=1).values.sum() / table.sum() >= 0.95
-    assert (table.argmax(dim=1).unique().numel(), int(metrics["codes_used"])) == (4, 4)
-    assert metrics["mse"] < 0.5 * metrics["copy_mse"]
+    table = torch.zeros(8, 4).index_put_((output.latent_actions, directions), torch.tensor(1.0), accumulate=True)
+    assert table.max(dim=1).values.sum() / table.sum() >= 0.95  # chance is 0.25, so a collapsed codebook fails too
+    assert metrics["mse"] < 0.3 * metrics["copy_mse"]
 
 
 def test_a_saved_model_comes_back_the_same(tmp_path: Path) -> None:

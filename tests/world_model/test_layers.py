@@ -106,11 +106,13 @@ def test_commitment_moves_inputs_and_codebook_loss_moves_codes() -> None:
     result = vq(inputs)
     result.commitment_loss.backward(retain_graph=True)
     assert vq.codes.grad is None
-    assert inputs.grad is not None and inputs.grad.abs().sum() > 0
+    assert inputs.grad is not None
+    assert inputs.grad.abs().sum() > 0
     inputs.grad = None
     result.codebook_loss.backward()
     assert inputs.grad is None
-    assert vq.codes.grad is not None and vq.codes.grad.abs().sum() > 0
+    assert vq.codes.grad is not None
+    assert vq.codes.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize("update", ["gradient", "ema"])
@@ -173,3 +175,21 @@ def test_losses_stay_in_float32_under_autocast() -> None:
         result = vq(inputs)
     assert torch.equal(result.commitment_loss, expected.commitment_loss)
     assert torch.equal(result.indices, expected.indices)
+
+
+def test_the_ramp_goes_from_the_input_to_its_code() -> None:
+    vq = VectorQuantizer(num_codes=4, code_dim=8, ramp_steps=4)
+    inputs = normal(10, 8)
+    directions = torch.nn.functional.normalize(inputs, dim=-1)
+    first = vq(inputs)
+    torch.testing.assert_close(first.vectors, directions)
+    assert first.commitment_loss == 0
+    second = vq(inputs)
+    torch.testing.assert_close(second.vectors, 0.75 * directions + 0.25 * vq.lookup(second.indices))
+    for _ in range(2):
+        vq(inputs)
+    last = vq(inputs)
+    torch.testing.assert_close(last.vectors, vq.lookup(last.indices))
+    torch.testing.assert_close(last.commitment_loss, last.codebook_loss)
+    fresh = VectorQuantizer(num_codes=4, code_dim=8, ramp_steps=4).eval()(inputs)
+    torch.testing.assert_close(fresh.vectors, vq.lookup(fresh.indices))  # outside training a code is a code

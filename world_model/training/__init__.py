@@ -1,5 +1,6 @@
 """Training: one loop that every component shares, with checkpoints from which a run goes on bit-identically."""
 
-from world_model.training.loop import Batches, TrainingConfig, bf16_autocast, train
+from world_model.training.latent_actions import train_latent_action_model
+from world_model.training.loop import Batches, TrainingConfig, train
 
-__all__ = ["Batches", "TrainingConfig", "bf16_autocast", "train"]
+__all__ = ["Batches", "TrainingConfig", "train", "train_latent_action_model"]

@@ -28,15 +28,11 @@ def save_checkpoint(
     progress = {"step": step, "config": dataclasses.asdict(config), "batches": batches.state_dict()}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
-    save_file(
-        {name: tensor.detach().contiguous() for name, tensor in tensors.items()}, temporary, {"progress": json.dumps(progress)}
-    )
+    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, temporary, {"progress": json.dumps(progress)})
     os.replace(temporary, path)
 
 
-def load_checkpoint(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, batches: Batches[Any], config: TrainingConfig
-) -> int:
+def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, batches: Batches[Any], config: TrainingConfig) -> int:
     """Restore a run in place and return the number of steps already done.
 
     Raises:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from world_model.data import ClipBatch, ClipSampler, VideoFile
 from world_model.latent_actions import LatentActionConfig, LatentActionModel, latent_action_loss
-from world_model.training.loop import TrainingConfig, bf16_autocast, train
+from world_model.precision import bf16_autocast
+from world_model.training.loop import TrainingConfig, train
 
 
 def train_latent_action_model(

@@ -45,17 +45,13 @@ class TrainingConfig:
         if self.steps < 1:
             raise ValueError(f"steps is {self.steps}; train for at least 1 step")
         if not 0 <= self.min_learning_rate <= self.learning_rate:
-            raise ValueError(
-                f"min_learning_rate {self.min_learning_rate} must lie between 0 and learning_rate {self.learning_rate}"
-            )
+            raise ValueError(f"min_learning_rate {self.min_learning_rate} must lie between 0 and learning_rate {self.learning_rate}")
         if self.gradient_clip <= 0:
             raise ValueError(f"gradient_clip is {self.gradient_clip}; give a positive norm")
 
     def learning_rate_at(self, step: int) -> float:
         """Learning rate of step `step`, counted from 0."""
-        warmup_steps = min(
-            self.warmup_steps, self.steps // 2
-        )  # a run shorter than the warm-up must still reach its learning rate
+        warmup_steps = min(self.warmup_steps, self.steps // 2)  # a run shorter than the warm-up must still reach its learning rate
         if step < warmup_steps:
             return self.learning_rate * (step + 1) / warmup_steps
         progress = (step - warmup_steps) / max(1, self.steps - warmup_steps)
@@ -111,9 +107,3 @@ def train(
     if path is not None and saved_step < step:
         save_checkpoint(path, model, optimizer, batches, config, step)
     model.eval()
-
-
-def bf16_autocast(device: torch.device) -> torch.autocast:
-    """Autocast matrix work to bfloat16 where the hardware has it (GPUs; CPUs with AVX512-BF16 or AMX), else do nothing."""
-    supported = device.type == "cuda" or (device.type == "cpu" and torch.cpu._is_avx512_bf16_supported())
-    return torch.autocast(device.type, torch.bfloat16, enabled=supported)

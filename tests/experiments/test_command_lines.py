@@ -1,0 +1,114 @@
+"""Each script through its command line, a few steps long; the study's cache; the plot of a known table."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+sys.path.insert(0, str(EXPERIMENTS))
+
+from plot_level_solve import COLUMNS, read_results  # noqa: E402
+from run_cache import RunCache  # noqa: E402
+
+
+def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, EXPERIMENTS / script, *arguments], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in EXPERIMENTS.glob("*.py") if "__main__" in path.read_text()))
+def test_help_explains_itself(script):
+    result = run(script, "--help")
+    assert result.returncode == 0, result.stderr
+    assert "--" in result.stdout and "usage" in result.stdout.lower()
+
+
+@pytest.mark.slow
+def test_the_study_from_nothing_to_the_picture_and_again_from_its_cache(tmp_path):
+    folders = ("--output", str(tmp_path / "out"), "--runs", str(tmp_path / "runs"))
+    result = run("bc_coinrun.py", "--preset", "smoke", "--train-lam", *folders)
+    assert result.returncode == 0, result.stderr[-3000:]
+    with (tmp_path / "out" / "results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == COLUMNS
+    # 2 difficulties x 2 seeds x (2 agents x 2 numbers of samples + oracle, random and constant)
+    assert len(rows) == 2 * 2 * (2 * 2 + 3)
+    assert {row["agent"] for row in rows} == {"genie_lam", "oracle", "n_label_bc", "random", "constant_right_up"}
+    assert {row["labelled_samples"] for row in rows if row["agent"] == "oracle"} == {""}
+    assert all(0 <= int(row["levels_solved"]) <= int(row["levels"]) == 2 for row in rows)
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert set(summary) >= {"solved", "labels", "labeller", "seconds", "machine", "settings"}
+    assert summary["seconds"]["total"] > 0 and abs(sum(summary["labels"]["easy"]["code_use"]) - 1) < 1e-6
+    assert (tmp_path / "out" / "level_solve.png").read_bytes()[:4] == b"\x89PNG"
+    assert (tmp_path / "out" / "agent.gif").read_bytes()[:4] == b"GIF8"
+
+    def stages() -> dict[str, int]:
+        return {path.parent.name: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("*/stage.json")}
+
+    before, results = stages(), (tmp_path / "out" / "results.csv").read_bytes()
+    arguments = ("--preset", "smoke", "--train-lam", "--temperature", "0.5", *folders)
+    assert run("bc_coinrun.py", *arguments).returncode == 0
+    after = stages()
+    assert before.items() <= after.items(), "a finished stage was built again"
+    new = {name.rsplit("-", 1)[0] for name in after.keys() - before.keys()}
+    assert new == {f"play-{agent}-{d}" for agent in rows_agents(rows) for d in ("easy", "hard")}
+    assert run("bc_coinrun.py", "--preset", "smoke", "--train-lam", *folders).returncode == 0
+    assert stages() == after and (tmp_path / "out" / "results.csv").read_bytes() == results
+
+    pictures = tmp_path / "again.png"
+    result = run("plot_level_solve.py", str(tmp_path / "out" / "results.csv"), "--output", str(pictures))
+    assert result.returncode == 0 and pictures.stat().st_size > 10_000, result.stderr
+
+
+def rows_agents(rows: list[dict[str, str]]) -> set[str]:
+    return {row["agent"] for row in rows}
+
+
+def test_ppo_trains_and_goes_on(tmp_path):
+    arguments = ("--folder", str(tmp_path), "--num-envs", "2", "--steps-per-rollout", "8", "--minutes", "5")
+    first = run("train_ppo.py", *arguments, "--total-steps", "16")
+    assert first.returncode == 0, first.stderr
+    checkpoint = (tmp_path / "ppo.zip").read_bytes()
+    second = run("train_ppo.py", *arguments, "--total-steps", "32")
+    assert second.returncode == 0 and "32/32" in second.stderr, second.stderr
+    assert (tmp_path / "ppo.zip").read_bytes() != checkpoint
+
+
+def test_a_stage_is_built_once_redone_when_what_is_below_changes_and_resumed_when_cut(tmp_path):
+    calls = []
+
+    def study(settings, fail=False):
+        cache = RunCache(tmp_path)
+
+        def build(folder):
+            calls.append((folder.name.split("-")[0], sorted(path.name for path in folder.iterdir())))
+            (folder / "part").write_text("half")
+            if fail:
+                raise KeyboardInterrupt
+
+        below = cache.stage("below", {"value": settings["below"]}, [], lambda folder: calls.append(("below", [])))
+        return cache.stage("above", {"value": settings["above"]}, [below], build)
+
+    with pytest.raises(KeyboardInterrupt):
+        study({"below": 1, "above": 1}, fail=True)
+    study({"below": 1, "above": 1})
+    study({"below": 1, "above": 1})
+    assert calls == [("below", []), ("above", []), ("above", ["part", "stage.json"])]
+    study({"below": 1, "above": 2})
+    study({"below": 2, "above": 2})
+    assert [name for name, _ in calls[3:]] == ["above", "below", "above"]
+
+
+def test_results_are_read_and_pooled(tmp_path):
+    path = tmp_path / "results.csv"
+    path.write_text(",".join(COLUMNS) + "\ngenie_lam,easy,16,0,100,80\ngenie_lam,easy,16,1,50,35\noracle,easy,,0,100,90\n")
+    assert read_results([path]) == {("genie_lam", "easy", 16): [80, 70], ("oracle", "easy", 0): [90]}
+    assert read_results([path, path])["oracle", "easy", 0] == [90, 90]
+    with pytest.raises(FileNotFoundError, match="finished run"):
+        read_results([tmp_path / "missing.csv"])
+    path.write_text("a,b\n1,2\n")
+    with pytest.raises(ValueError, match="no results.csv"):
+        read_results([path])

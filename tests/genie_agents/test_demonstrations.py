@@ -1,0 +1,102 @@
+"""Demonstrations: solved in the real game, cut at noise, kept when a run is repeated."""
+
+import numpy as np
+import pytest
+
+from genie_agents.coinrun import ProcgenEnv
+from genie_agents.demonstrations import PlannerExpert, RandomExpert, RecordingConfig, open_videos, play_level, record_videos
+
+LEVELS = range(900_000, 900_012)
+
+
+def replay_matches(env, level_seed, segment):
+    """Whether the segment, begun at the level's start, shows what the unmodified game shows for its actions."""
+    obs, _ = env.reset(options={"level_seed": level_seed})
+    frames = [obs] + [env.step(int(action))[0] for action in segment.actions]
+    return all((a == b).all() for a, b in zip(frames, segment.frames, strict=True))
+
+
+@pytest.mark.parametrize("difficulty", ["easy", "hard"])
+def test_undisturbed_play_is_one_segment_that_the_game_reproduces_and_solves(difficulty):
+    env, expert = ProcgenEnv(difficulty=difficulty), PlannerExpert()
+    config = RecordingConfig(difficulty=difficulty, noise=0, delay=0)
+    for level_seed in LEVELS:
+        segments, solved = play_level(env, expert, level_seed, config, np.random.default_rng(0))
+        assert solved and len(segments) == 1
+        assert replay_matches(env, level_seed, segments[0])
+
+
+def test_noise_is_cut_out_of_the_video_or_kept_with_the_keys_pressed():
+    env, expert = ProcgenEnv(), PlannerExpert()
+    cut = RecordingConfig(noise=0.1)
+    uncut = RecordingConfig(noise=0.1, cut_noise=False)
+    num_cut, num_solved = 0, 0
+    for level_seed in LEVELS:
+        segments, solved = play_level(env, expert, level_seed, cut, np.random.default_rng(level_seed))
+        whole, solved_uncut = play_level(env, expert, level_seed, uncut, np.random.default_rng(level_seed))
+        assert solved == solved_uncut and len(whole) == 1
+        assert replay_matches(env, level_seed, whole[0])
+        # Every segment stands in the uncut video, in order, with the same actions; what lies between them is the noise.
+        position = 0
+        for segment in segments:
+            length = len(segment.frames)
+            while (
+                whole[0].frames[position : position + length].shape != segment.frames.shape
+                or (whole[0].frames[position : position + length] != segment.frames).any()
+                or (whole[0].actions[position : position + length - 1] != segment.actions).any()
+            ):
+                position += 1
+                assert position < len(whole[0].frames), "a segment that the uncut video does not show"
+            position += length
+        num_cut += len(segments) > 1
+        num_solved += solved
+    assert num_cut > len(LEVELS) / 2 and num_solved > len(LEVELS) / 2
+
+
+def test_unsolved_levels_are_dropped_unless_asked_for(tmp_path):
+    levels = range(900_000, 900_006)
+    config = RecordingConfig(max_steps=5)
+    with pytest.raises(ValueError, match="no episode"):
+        list(record_videos(tmp_path / "dropped", levels, config, num_workers=1))
+    assert list((tmp_path / "dropped").glob("*.h5")) == []
+    kept = RecordingConfig(max_steps=5, keep_unsolved=True, cut_noise=False)
+    assert sum(record_videos(tmp_path / "kept", levels, kept, num_workers=1)) == 6
+    (video,) = open_videos(tmp_path / "kept")
+    assert video.level_seeds.tolist() == list(levels) and video.provenance["expert"] == "PlannerExpert"
+
+
+def test_recording_goes_on_where_it_stopped_and_repeats_itself(tmp_path):
+    config = RecordingConfig()
+    done = record_videos(tmp_path / "a", LEVELS, config, shard_levels=4, num_workers=2)
+    next(done)
+    done.close()  # an interrupt: shards under way are finished, the rest is not begun
+    kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "a").glob("*.h5")}
+    assert 1 <= len(kept) <= 3
+    assert sum(record_videos(tmp_path / "a", LEVELS, config, shard_levels=4, num_workers=2)) == len(LEVELS)
+    list(record_videos(tmp_path / "b", LEVELS, config, shard_levels=4, num_workers=2))
+    first, second = open_videos(tmp_path / "a"), open_videos(tmp_path / "b")
+    assert len(first) == 3 and all(
+        path.stat().st_mtime_ns == kept.get(path.name, path.stat().st_mtime_ns) for path in (tmp_path / "a").glob("*.h5")
+    )
+    for one, other in zip(first, second, strict=True):
+        np.testing.assert_array_equal(one.frames[:], other.frames[:])
+        np.testing.assert_array_equal(one.actions(), other.actions())
+
+
+def test_random_play_holds_its_actions():
+    env, expert = ProcgenEnv("climber"), RandomExpert(seed=0)
+    config = RecordingConfig(game="climber", noise=0, delay=0, max_steps=60)
+    (segment, *_), _ = play_level(env, expert, 5, config, np.random.default_rng(0))
+    actions = segment.actions
+    assert 0.2 < (actions[1:] != actions[:-1]).mean() < 0.7 and actions.min() >= 0 and actions.max() < 9
+
+
+def test_bad_requests_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="CoinRun's physics only"):
+        list(record_videos(tmp_path, range(2), RecordingConfig(game="ninja")))
+    with pytest.raises(FileNotFoundError, match="train_ppo"):
+        list(record_videos(tmp_path, range(2), RecordingConfig(), expert=str(tmp_path / "nobody"), num_workers=1))
+    with pytest.raises(FileNotFoundError, match="no HDF5 video"):
+        open_videos(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="noise"):
+        RecordingConfig(noise=1.5)

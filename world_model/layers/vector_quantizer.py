@@ -1,0 +1,126 @@
+"""Vector quantisation (van den Oord et al. 2017) on the unit sphere, with codes that are brought back when they fall out of use.
+
+Small codebooks collapse easily: one code wins everything and the others never get a gradient again. Two things prevent it here.
+Inputs and codes are compared by direction only (Yu et al. 2022), and a code that no input has chosen for a while is moved onto a
+random current input.
+
+Shape key: R rows (all leading dimensions together), K codes, E code_dim.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantized:
+    """What the quantizer says about vectors of shape (..., E).
+
+    `vectors` (..., E) float32 are the chosen unit codes, with the gradient passed straight through to the input; `indices` (...)
+    int64 name them; `usage` (K,) int64 counts them. `codebook_loss` pulls codes to inputs, `commitment_loss` inputs to codes
+    (both the squared distance of unit vectors, 0 to 4; the first is zero when the codebook is a moving average).
+    """
+
+    vectors: Tensor
+    indices: Tensor
+    codebook_loss: Tensor
+    commitment_loss: Tensor
+    usage: Tensor
+
+
+class VectorQuantizer(nn.Module):
+    """Replace each vector by the nearest of `num_codes` codes.
+
+    `update` is how codes learn: "gradient" (through `codebook_loss`) or "ema" (a moving average of the inputs that chose them).
+    A code unused for `reset_after` training steps is moved onto a random input of the current batch. The draw depends on `seed`
+    and on the number of training steps only, and that number is saved with the weights, so a resumed run repeats exactly.
+
+    Over the first `ramp_steps` training steps the result goes from the bare input to its code, and the commitment loss from zero
+    to its full size: whoever reads the codes first learns to use the inputs, and whoever makes them learns what is of use.
+    """
+
+    codes: Tensor
+    steps: Tensor
+    unused_steps: Tensor
+    mean_inputs: Tensor
+    mean_usage: Tensor
+
+    def __init__(
+        self,
+        *,
+        num_codes: int,
+        code_dim: int,
+        update: Literal["gradient", "ema"] = "gradient",
+        ema_decay: float = 0.99,
+        reset_after: int = 50,
+        ramp_steps: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.update, self.ema_decay, self.seed = update, ema_decay, seed
+        self.reset_after, self.ramp_steps = reset_after, ramp_steps
+        codes_KE = F.normalize(torch.randn(num_codes, code_dim, generator=torch.Generator().manual_seed(seed)), dim=-1)
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("unused_steps", torch.zeros(num_codes, dtype=torch.int64))
+        if update == "gradient":
+            self.codes = nn.Parameter(codes_KE)
+        else:
+            self.register_buffer("codes", codes_KE)
+            self.register_buffer("mean_inputs", codes_KE.clone())
+            self.register_buffer("mean_usage", torch.ones(num_codes))
+
+    def lookup(self, indices: Tensor) -> Tensor:
+        """The unit codes (..., E) float32 of indices (...)."""
+        return F.normalize(self.codes.float(), dim=-1)[indices]
+
+    def forward(self, inputs: Tensor) -> Quantized:
+        """Quantise (..., E). In training mode this also counts the step, revives dead codes and, with "ema", moves the codes."""
+        # Distances and losses stay in float32: bfloat16 has too few digits to rank codes or to sum small errors.
+        with torch.autocast(inputs.device.type, enabled=False):
+            inputs_RE = F.normalize(inputs.float().flatten(0, -2), dim=-1)
+            hardness = (self.steps / self.ramp_steps).clamp(max=1.0) if self.training and self.ramp_steps else 1.0
+            if self.training:
+                self._revive_dead_codes(inputs_RE.detach())
+            codes_KE = F.normalize(self.codes.float(), dim=-1)
+            indices_R = (inputs_RE @ codes_KE.T).argmax(dim=-1)  # on the unit sphere the nearest code has the largest product
+            chosen_RE = codes_KE[indices_R]
+            usage_K = torch.bincount(indices_R, minlength=len(codes_KE))
+            if self.training:
+                self._count(inputs_RE.detach(), indices_R, usage_K)
+            codebook_loss = (chosen_RE - inputs_RE.detach()).square().sum(-1).mean()
+            commitment_loss = hardness * (inputs_RE - chosen_RE.detach()).square().sum(-1).mean()
+            straight_through_RE = inputs_RE + hardness * (chosen_RE - inputs_RE).detach()
+        return Quantized(
+            vectors=straight_through_RE.view(inputs.shape),
+            indices=indices_R.view(inputs.shape[:-1]),
+            codebook_loss=codebook_loss,
+            commitment_loss=commitment_loss,
+            usage=usage_K,
+        )
+
+    @torch.no_grad()
+    def _revive_dead_codes(self, inputs_RE: Tensor) -> None:
+        dead_K = self.unused_steps >= self.reset_after
+        if not dead_K.any():
+            return
+        generator = torch.Generator().manual_seed(self.seed + int(self.steps))
+        order_R = torch.randperm(len(inputs_RE), generator=generator)  # no input twice: codes on one spot would share its fate
+        revived_KE = inputs_RE[order_R[torch.arange(len(dead_K)) % len(order_R)].to(inputs_RE.device)]
+        self.codes[dead_K] = revived_KE[dead_K].to(self.codes.dtype)
+        self.unused_steps[dead_K] = 0
+        if self.update == "ema":
+            self.mean_inputs[dead_K] = revived_KE[dead_K]
+            self.mean_usage[dead_K] = 1.0
+
+    @torch.no_grad()
+    def _count(self, inputs_RE: Tensor, indices_R: Tensor, usage_K: Tensor) -> None:
+        self.steps += 1
+        self.unused_steps.copy_(torch.where(usage_K > 0, 0, self.unused_steps + 1))
+        if self.update == "ema":
+            sums_KE = torch.zeros_like(self.mean_inputs).index_add_(0, indices_R, inputs_RE)
+            self.mean_inputs.lerp_(sums_KE, 1 - self.ema_decay)
+            self.mean_usage.lerp_(usage_K.float(), 1 - self.ema_decay)
+            self.codes.copy_(F.normalize(self.mean_inputs, dim=-1))
