@@ -83,12 +83,14 @@ class Study:
     def train_latent_action_model(self) -> Path:
         """Train on levels that cloning never sees: the noisy expert shows the game, random play what else the keys do."""
         settings, sources = self.settings, []
-        half = settings.lam_levels // 2
+        random_levels = settings.lam_levels // 4
         for difficulty in settings.difficulties:
             recording = RecordingConfig(difficulty=difficulty, noise=0.1, cut_noise=False, keep_unsolved=True, max_steps=200)
-            for expert, levels in ("planner", range(half)), ("random", range(half, settings.lam_levels)):
-                levels = WORLD_MODEL_LEVELS[levels.start : levels.stop]
-                sources.append(self.videos(f"lam-videos-{expert}-{difficulty}", levels, recording, expert))
+            levels = WORLD_MODEL_LEVELS[: settings.lam_levels]
+            sources += [
+                self.videos(f"lam-videos-random-{difficulty}", levels[:random_levels], recording, "random"),
+                self.videos(f"lam-videos-planner-{difficulty}", levels[random_levels:], recording),
+            ]
 
         def build(folder: Path) -> None:
             model = train_latent_action_model(

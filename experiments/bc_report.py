@@ -62,12 +62,19 @@ def label_report(
         "most_frequent_action_on_ground": float(np.bincount(ground_keys).max() / len(ground_keys)),
         "mutual_information_bits": mutual_information(codes, ALIASES[keys]),
         "mutual_information_bits_on_ground": mutual_information(codes[ground], ground_keys),
+        "keys_on_ground": keys_of_codes(codes[ground], ground_keys),
         "take_off_precision": precision,
         "take_off_recall": recall,
         "mapping_agreement_on_ground": {
             count: mapping.agreement(codes[ground], keys[ground], GROUND_ALIASES) for count, mapping in mappings.items()
         },
     }
+
+
+def keys_of_codes(codes: np.ndarray, keys: np.ndarray) -> dict[int, dict[int, int]]:
+    """How often each key went with each code that occurs, most frequent first."""
+    counts = {code: np.bincount(keys[codes == code]) for code in np.unique(codes).tolist()}
+    return {code: {int(key): int(row[key]) for key in np.argsort(-row) if row[key]} for code, row in counts.items()}
 
 
 def film(agent: Agent, level_seeds: Sequence[int], difficulty: str, output: Path, *, max_steps: int = 200, scale: int = 3) -> None:

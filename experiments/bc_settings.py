@@ -37,9 +37,9 @@ class Settings:
     train_lam: bool = False
     """train a latent action model anew instead, on videos of levels that cloning never sees"""
     lam_levels: int = 2000
-    """levels recorded for --train-lam per difficulty: half played by the noisy expert, half at random"""
+    """levels recorded for --train-lam, per difficulty: a quarter played at random, the rest by the noisy expert"""
     lam_model: LatentActionConfig = field(default_factory=LatentActionConfig)
-    lam_training: TrainingConfig = TrainingConfig(steps=2500, learning_rate=3e-3)
+    lam_training: TrainingConfig = TrainingConfig(steps=3000, learning_rate=2e-3)
     lam_clip_length: int = 8
     lam_batch_size: int = 16
 
@@ -67,8 +67,8 @@ class Settings:
     def __post_init__(self) -> None:
         if not 1 <= self.levels <= len(DEMONSTRATION_LEVELS):
             raise ValueError(f"levels is {self.levels}; record from 1 to {len(DEMONSTRATION_LEVELS)}")
-        if not 2 <= self.lam_levels <= len(WORLD_MODEL_LEVELS):
-            raise ValueError(f"lam_levels is {self.lam_levels}; record from 2 to {len(WORLD_MODEL_LEVELS)}")
+        if not 4 <= self.lam_levels <= len(WORLD_MODEL_LEVELS):
+            raise ValueError(f"lam_levels is {self.lam_levels}; record from 4 to {len(WORLD_MODEL_LEVELS)}")
         if not 1 <= self.seeds * self.evaluation_levels <= len(TEST_LEVELS):
             raise ValueError(f"seeds x evaluation_levels must lie between 1 and {len(TEST_LEVELS)} levels")
         if not self.labelled_samples or min(self.labelled_samples) < 1:

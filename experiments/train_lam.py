@@ -1,0 +1,83 @@
+"""Train the latent action model that ships with the package, and write its card.
+
+    python experiments/train_lam.py --output world_model/pretrained/coinrun-lam
+
+It learns from CoinRun videos of levels 0 to 9,999 without their actions; the actions of other, validation levels serve to
+describe its codes in the card. An interrupted run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import tyro
+from bc_coinrun import Study
+from bc_report import label_report, machine
+from bc_settings import DEMO, Settings
+
+from genie_agents.coinrun import ACTION_NAMES, VALIDATION_LEVELS
+from world_model import LatentActionLabeller
+
+DEFAULTS = dataclasses.replace(DEMO, output=Path("world_model/pretrained/coinrun-lam"), runs=Path("runs/train_lam"), train_lam=True)
+
+
+def card(settings: Settings, reports: dict[str, dict[str, Any]], seconds: dict[str, float]) -> str:
+    """A model card in Markdown: data, command, machine, metrics, what each code stands for, limits."""
+    lines = [
+        "# coinrun-lam: a latent action model of CoinRun",
+        "",
+        f"- Data: CoinRun, {' and '.join(settings.difficulties)}, levels 0 to {settings.lam_levels - 1}: a quarter played at random, the",
+        "  rest by the planner with 10 % noise; frames only, no actions.",
+        f"- Command: `python {' '.join(map(shlex.quote, sys.argv))}`",
+        f"- Training: {settings.lam_training.steps} steps of {settings.lam_batch_size} clips of {settings.lam_clip_length} frames, rate "
+        f"{settings.lam_training.learning_rate}, seed {settings.seed}; {seconds['lam']:.0f} s.",
+        f"- Machine: {json.dumps(machine())}",
+        "- Limits: 64x64 frames of CoinRun. Keys that change nothing in the picture (UP and DOWN in the air) cannot be told apart.",
+        "",
+        "Measured on 100 validation levels a difficulty, played by the planner without noise. Agreement: share of transitions whose key is",
+        "the most frequent one of their code. Ground: only frames on which the player stands, where keys can be seen to act.",
+        "",
+        "| | " + " | ".join(reports) + " |",
+        "|---|" + "---|" * len(reports),
+    ]
+    for name in (
+        "agreement",
+        "agreement_on_ground",
+        "most_frequent_action_on_ground",
+        "mutual_information_bits_on_ground",
+        "take_off_precision",
+        "take_off_recall",
+    ):
+        lines.append(f"| {name.replace('_', ' ')} | " + " | ".join(f"{report[name]:.3f}" for report in reports.values()) + " |")
+    for difficulty, report in reports.items():
+        lines += ["", f"Codes on the ground, {difficulty}: share of ground frames, and the keys that went with it.", ""]
+        lines += ["| code | share | keys |", "|---|---|---|"]
+        total = sum(sum(keys.values()) for keys in report["keys_on_ground"].values())
+        for code, keys in report["keys_on_ground"].items():
+            count = sum(keys.values())
+            names = ", ".join(f"{ACTION_NAMES[key]} {100 * number / count:.0f} %" for key, number in list(keys.items())[:3])
+            lines.append(f"| {code} | {100 * count / total:.1f} % | {names} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    settings = tyro.cli(Settings, default=DEFAULTS, description=__doc__)
+    study = Study(settings)
+    folder = study.train_latent_action_model()
+    settings.output.mkdir(parents=True, exist_ok=True)
+    for name in ("config.json", "model.safetensors"):
+        shutil.copyfile(folder / name, settings.output / name)
+    labeller = LatentActionLabeller.from_pretrained(settings.output)
+    reports = {d: label_report(labeller, d, VALIDATION_LEVELS[-100:], {}) for d in settings.difficulties}
+    (settings.output / "card.md").write_text(card(settings, reports, study.cache.seconds))
+    print((settings.output / "card.md").read_text())
+
+
+if __name__ == "__main__":
+    main()
