@@ -85,7 +85,7 @@ class Study:
         settings, sources = self.settings, []
         random_levels = settings.lam_levels // 4
         for difficulty in settings.difficulties:
-            recording = RecordingConfig(difficulty=difficulty, noise=0.1, cut_noise=False, keep_unsolved=True, max_steps=200)
+            recording = RecordingConfig(difficulty=difficulty, cut_noise=False, keep_unsolved=True, max_steps=200)
             levels = WORLD_MODEL_LEVELS[: settings.lam_levels]
             sources += [
                 self.videos(f"lam-videos-random-{difficulty}", levels[:random_levels], recording, "random"),

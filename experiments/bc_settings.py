@@ -29,8 +29,8 @@ class Settings:
 
     levels: int = 6000
     """expert levels recorded for cloning, per difficulty"""
-    noise: float = 0.04
-    """chance per step that a burst of random actions disturbs the expert, who then recovers; the video is cut there"""
+    noise: float = 0.1
+    """chance per step that random actions disturb the expert, off camera; the video goes on where it recovers"""
 
     lam: str = "coinrun-lam"
     """latent action model: the name of one that ships with the package, or a folder"""

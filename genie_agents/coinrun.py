@@ -39,8 +39,8 @@ ACTION_NAMES = (
     "D", "A", "W", "S", "Q", "E",
 )  # fmt: skip
 NUM_ACTIONS = len(ACTION_NAMES)
-NOOP, RIGHT, RIGHT_UP = 4, 7, 8
-TAKE_OFFS = (2, 5, 8)  # the actions with UP
+LEFT, LEFT_UP, NOOP, UP, RIGHT, RIGHT_UP = 1, 2, 4, 5, 7, 8
+TAKE_OFFS = (LEFT_UP, UP, RIGHT_UP)
 
 # CoinRun ignores the six special keys, so actions 9 to 14 are no-ops.
 ALIASES = np.array([*range(9), *[NOOP] * 6], dtype=np.int64)
@@ -92,7 +92,7 @@ class ProcgenEnv(gymnasium.Env[np.ndarray, np.int64]):
         self.action_space = gymnasium.spaces.Discrete(NUM_ACTIONS)
         self._simulator: Any = None
         self._level_seed = -1
-        self._elapsed_steps = 0
+        self.elapsed_steps = 0
         self._ended = True
         self._obs = np.zeros((64, 64, 3), np.uint8)
 
@@ -111,13 +111,13 @@ class ProcgenEnv(gymnasium.Env[np.ndarray, np.int64]):
         if not self.action_space.contains(np.int64(action)):
             raise ValueError(f"action {action!r} is not in 0 ... {NUM_ACTIONS - 1}")
         self._simulator.act(np.array([action], dtype=np.int32))
-        self._elapsed_steps += 1
+        self.elapsed_steps += 1
         reward, obs, first = self._simulator.observe()
         self._ended = bool(first[0])
         if not self._ended:
             self._obs = obs["rgb"][0]
         solved = self._ended and bool(self._simulator.get_info()[0]["prev_level_complete"])
-        truncated = self._ended and not solved and self._elapsed_steps >= MAX_EPISODE_STEPS
+        truncated = self._ended and not solved and self.elapsed_steps >= MAX_EPISODE_STEPS
         return self._obs.copy(), float(reward[0]), self._ended and not truncated, truncated, self._info(level_solved=solved)
 
     def render(self) -> np.ndarray | None:
@@ -132,14 +132,14 @@ class ProcgenEnv(gymnasium.Env[np.ndarray, np.int64]):
         """The running game, to be restored later here or in another environment of the same game and difficulty."""
         if self._ended:
             raise gymnasium.error.ResetNeeded("there is no running episode to save; call reset() first")
-        return SavedGame(self._simulator.callmethod("get_state")[0], self._level_seed, self._elapsed_steps)
+        return SavedGame(self._simulator.callmethod("get_state")[0], self._level_seed, self.elapsed_steps)
 
     def set_state(self, state: SavedGame) -> np.ndarray:
         """Restore a saved game and return its observation."""
         if self._simulator is None:
             self._start_level(state.level_seed)
         self._simulator.callmethod("set_state", [state.simulator])
-        self._level_seed, self._elapsed_steps, self._ended = state.level_seed, state.elapsed_steps, False
+        self._level_seed, self.elapsed_steps, self._ended = state.level_seed, state.elapsed_steps, False
         self._obs = self._simulator.observe()[1]["rgb"][0]
         return self._obs.copy()
 
@@ -156,7 +156,7 @@ class ProcgenEnv(gymnasium.Env[np.ndarray, np.int64]):
             rand_seed=0,
             num_threads=0,
         )
-        self._level_seed, self._elapsed_steps, self._ended = level_seed, 0, False
+        self._level_seed, self.elapsed_steps, self._ended = level_seed, 0, False
         self._obs = self._simulator.observe()[1]["rgb"][0]
 
     def _info(self, *, level_solved: bool) -> dict[str, Any]:

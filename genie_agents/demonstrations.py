@@ -15,7 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
-from genie_agents.coinrun import GROUND_ALIASES, NOOP, RIGHT, TAKE_OFFS, ProcgenEnv
+from genie_agents.coinrun import LEFT, LEFT_UP, NOOP, RIGHT, RIGHT_UP, TAKE_OFFS, UP, ProcgenEnv
 from genie_agents.experts.planner import Planner
 from world_model.data import VideoFile, VideoWriter
 
@@ -23,7 +23,9 @@ from world_model.data import VideoFile, VideoWriter
 class Expert(Protocol):
     """Anything that plays. `begin` is called at the start of a level and whenever noise has moved the game off the expert's course."""
 
-    def begin(self, env: ProcgenEnv) -> None: ...
+    def begin(self, env: ProcgenEnv) -> bool:
+        """Look at the game; False if it is lost from here."""
+        ...
 
     def act(self, obs: np.ndarray) -> int | None:
         """The next action; None gives the level up."""
@@ -37,9 +39,10 @@ class PlannerExpert:
         self.planner = planner or Planner()
         self._plan: Iterator[int] = iter(())
 
-    def begin(self, env: ProcgenEnv) -> None:
+    def begin(self, env: ProcgenEnv) -> bool:
         plan = self.planner.plan(env.get_state().simulator)
         self._plan = iter(() if plan is None else plan.tolist())
+        return plan is not None
 
     def act(self, obs: np.ndarray) -> int | None:
         return next(self._plan, None)
@@ -52,8 +55,9 @@ class RandomExpert:
         self._generator = np.random.default_rng(seed)
         self._action, self._steps_left = 0, 0
 
-    def begin(self, env: ProcgenEnv) -> None:
+    def begin(self, env: ProcgenEnv) -> bool:
         self._steps_left = 0
+        return True
 
     def act(self, obs: np.ndarray) -> int:
         if self._steps_left == 0:
@@ -62,8 +66,8 @@ class RandomExpert:
         return self._action
 
 
-# The keys that differ on the ground; half of them take off, so noise shows many a jump made at the wrong moment and rescued in the air.
-NOISE_ACTIONS = np.unique(GROUND_ALIASES)
+# Half of the noise jumps at the wrong moment, the mistake that a clone makes most; the rest is any key that acts on the ground.
+NOISE_ACTIONS = (LEFT, LEFT_UP, NOOP, UP, RIGHT, RIGHT_UP, RIGHT_UP, RIGHT_UP, RIGHT_UP)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,16 +76,17 @@ class RecordingConfig:
 
     States off the expert's own path are what makes cloning robust. `noise` is the chance per step that 1 to `max_noise_steps` steps of
     one random action take over, `delay` the chance per take-off that it is put off by 1 or 2 steps; then the expert recovers. A latent
-    action names what is seen, so a disturbed transition would be labelled with the disturbance; by default the video is therefore cut
-    there and goes on as a new episode where the expert has the controls again (`cut_noise`). Uncut noise, labelled with the keys really
-    pressed, serves the training of latent action models. Levels that are not solved are dropped, unless `keep_unsolved`.
+    action names what is seen, so a disturbed transition would be labelled with the disturbance. By default noise is therefore off
+    camera (`cut_noise`): the video is cut, goes on as a new episode where the expert has the controls again, and a disturbance that
+    loses the level is taken back. Uncut noise, labelled with the keys really pressed, serves the training of latent action models.
+    Levels that are not solved are dropped, unless `keep_unsolved`.
     """
 
     game: str = "coinrun"
     difficulty: str = "easy"
-    noise: float = 0.04
-    max_noise_steps: int = 4
-    delay: float = 0.2
+    noise: float = 0.1
+    max_noise_steps: int = 2
+    delay: float = 0.4
     cut_noise: bool = True
     keep_unsolved: bool = False
     max_steps: int = 500
@@ -92,6 +97,14 @@ class RecordingConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; give a chance from 0 to below 1")
         if self.max_noise_steps < 1:
             raise ValueError(f"max_noise_steps is {self.max_noise_steps}; a burst lasts at least 1 step")
+
+    def draw_noise(self, expert_action: int, generator: np.random.Generator) -> list[int]:
+        """The actions that disturb the expert now; mostly none."""
+        if expert_action in TAKE_OFFS and generator.random() < self.delay:
+            return [RIGHT] * int(generator.integers(1, 3))
+        if generator.random() < self.noise:
+            return [int(generator.choice(NOISE_ACTIONS))] * int(generator.integers(1, self.max_noise_steps + 1))
+        return []
 
 
 @dataclass(frozen=True)
@@ -112,43 +125,44 @@ def play_level(
     actions: list[int] = []
     segments: list[Segment] = []
 
-    def cut() -> None:
+    def end_segment() -> None:
         if actions:
             segments.append(Segment(np.stack(frames), np.array(actions, dtype=np.int64)))
-        frames.clear()
-        actions.clear()
 
-    noise_action, noise_steps = NOOP, 0
-    for _ in range(config.max_steps):
-        action = expert.act(obs) if noise_steps == 0 else noise_action
-        if action is None:
+    while env.elapsed_steps < config.max_steps:
+        planned = expert.act(obs)
+        if planned is None:
             break
-        if noise_steps == 0:
-            if action in TAKE_OFFS and generator.random() < config.delay:
-                noise_action, noise_steps = RIGHT, int(generator.integers(1, 3))
-            elif generator.random() < config.noise:
-                noise_action, noise_steps = (
-                    int(generator.choice(NOISE_ACTIONS)),
-                    int(generator.integers(1, config.max_noise_steps + 1)),
-                )
-        noisy = noise_steps > 0
-        if noisy:
-            action = noise_action
-            noise_steps -= 1
-            if config.cut_noise:
-                cut()
-        obs, _, terminated, truncated, info = env.step(action)
-        if terminated or truncated:  # the terminal frame is never drawn, so the last action leads to no frame
-            cut()
-            return segments, info["level_solved"]
-        if frames:
-            actions.append(action)
-        if frames or noise_steps == 0:
+        noise = config.draw_noise(planned, generator)
+        if noise and config.cut_noise:
+            end_segment()
+            obs = disturb(env, expert, noise)
+            frames, actions = [obs], []
+            continue
+        for action in noise or [planned]:
+            obs, _, terminated, truncated, info = env.step(action)
+            if terminated or truncated:  # the terminal frame is never drawn, so the last action leads to no frame
+                end_segment()
+                return segments, info["level_solved"]
             frames.append(obs)
-        if noisy and noise_steps == 0:
+            actions.append(action)
+        if noise:
             expert.begin(env)
-    cut()
+    end_segment()
     return segments, False
+
+
+def disturb(env: ProcgenEnv, expert: Expert, noise: Sequence[int]) -> np.ndarray:
+    """Play `noise` off camera and let the expert look again; a disturbance that loses the level is taken back."""
+    before = env.get_state()
+    for action in noise:
+        obs, _, terminated, truncated, _ = env.step(action)
+        if terminated or truncated:
+            break
+    if terminated or truncated or not expert.begin(env):
+        obs = env.set_state(before)
+        expert.begin(env)
+    return obs
 
 
 def record_shard(path: Path, expert: Expert, level_seeds: Sequence[int], config: RecordingConfig, seed: int) -> None:

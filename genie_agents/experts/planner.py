@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
+from genie_agents.coinrun import LEFT, LEFT_UP, NOOP, RIGHT, RIGHT_UP, UP
 from genie_agents.experts.game_state import WALL_MID, WALL_TOP, GameState, read_state
 from genie_agents.experts.physics import (
     COLLECTED,
@@ -38,9 +39,8 @@ from genie_agents.experts.physics import (
     walk_enemies,
 )
 
-LEFT, LEFT_UP, WAIT, UP, RIGHT, RIGHT_UP = 1, 2, 4, 5, 7, 8
-_ON_GROUND = np.array([RIGHT, RIGHT_UP, WAIT, LEFT, UP, LEFT_UP])
-_IN_AIR = np.array([RIGHT, WAIT, LEFT])
+_ON_GROUND = np.array([RIGHT, RIGHT_UP, NOOP, LEFT, UP, LEFT_UP])
+_IN_AIR = np.array([RIGHT, NOOP, LEFT])
 _LONGEST_PLAN = 500
 _NOTHING, _GOAL = -1, -1
 

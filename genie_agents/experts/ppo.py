@@ -115,8 +115,8 @@ class PPOExpert:
             raise FileNotFoundError(f"{path} does not exist; train an expert with experiments/train_ppo.py first")
         self.model = PPO.load(path, device="cpu")
 
-    def begin(self, env: ProcgenEnv) -> None:
-        pass
+    def begin(self, env: ProcgenEnv) -> bool:
+        return True
 
     def act(self, obs: np.ndarray) -> int:
         return int(self.model.predict(obs)[0])
