@@ -16,6 +16,7 @@ from typing import Protocol
 import numpy as np
 
 from genie_agents.coinrun import LEFT, LEFT_UP, NOOP, RIGHT, RIGHT_UP, TAKE_OFFS, UP, ProcgenEnv
+from genie_agents.experts.game_state import read_state
 from genie_agents.experts.planner import Planner
 from world_model.data import VideoFile, VideoWriter
 
@@ -66,16 +67,17 @@ class RandomExpert:
         return self._action
 
 
-# Half of the noise jumps at the wrong moment, the mistake that a clone makes most; the rest is any key that acts on the ground.
-NOISE_ACTIONS = (LEFT, LEFT_UP, NOOP, UP, RIGHT, RIGHT_UP, RIGHT_UP, RIGHT_UP, RIGHT_UP)
+# Most of the noise jumps at the wrong moment, the mistake that a clone makes most; the rest is any key that acts on the ground.
+NOISE_ACTIONS = (LEFT, LEFT_UP, NOOP, UP, *[RIGHT_UP] * 8)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RecordingConfig:
     """How play becomes video.
 
-    States off the expert's own path are what makes cloning robust. `noise` is the chance per step that 1 to `max_noise_steps` steps of
-    one random action take over, `delay` the chance per take-off that it is put off by 1 or 2 steps; then the expert recovers. A latent
+    States off the expert's own path are what makes cloning robust. `noise` is the chance per step on the ground (in CoinRun; per step in
+    other games) that 1 to `max_noise_steps` steps of one random action take over, mostly a jump at the wrong moment, and `delay` the
+    chance per take-off that it is put off by 1 or 2 steps; then the expert recovers, often by steering in the air. A latent
     action names what is seen, so a disturbed transition would be labelled with the disturbance. By default noise is therefore off
     camera (`cut_noise`): the video is cut, goes on as a new episode where the expert has the controls again, and a disturbance that
     loses the level is taken back. Uncut noise, labelled with the keys really pressed, serves the training of latent action models.
@@ -84,7 +86,7 @@ class RecordingConfig:
 
     game: str = "coinrun"
     difficulty: str = "easy"
-    noise: float = 0.1
+    noise: float = 0.2
     max_noise_steps: int = 2
     delay: float = 0.4
     cut_noise: bool = True
@@ -133,7 +135,7 @@ def play_level(
         planned = expert.act(obs)
         if planned is None:
             break
-        noise = config.draw_noise(planned, generator)
+        noise = config.draw_noise(planned, generator) if may_disturb(env) else []
         if noise and config.cut_noise:
             end_segment()
             obs = disturb(env, expert, noise)
@@ -150,6 +152,11 @@ def play_level(
             expert.begin(env)
     end_segment()
     return segments, False
+
+
+def may_disturb(env: ProcgenEnv) -> bool:
+    """In the air of CoinRun most keys do nothing: a disturbance there would cut the video for no change."""
+    return env.game != "coinrun" or bool(read_state(env.get_state().simulator).vy == 0)
 
 
 def disturb(env: ProcgenEnv, expert: Expert, noise: Sequence[int]) -> np.ndarray:

@@ -24,14 +24,14 @@ class PolicyConfig:
     """`num_actions` counts the labels: latent actions for the Genie agent, 15 keys for the oracle."""
 
     num_actions: int
-    architecture: Literal["impala", "st_vivit"] = "impala"
+    architecture: Literal["nature", "impala", "st_vivit"] = "nature"
     num_frames: int = 2
     image_size: int = 64
     # IMPALA: one convolution, max-pool and `blocks` residual blocks a stage, after a space-to-depth stem (1 = the paper's full resolution)
     channels: tuple[int, ...] = (24, 48, 48)
     blocks: int = 2
     stem_stride: int = 2
-    hidden: int = 256
+    hidden: int = 512
     # ST-ViViT (Genie, Appendix E: 12 layers, d_model 512, patch 4, sequence length 4)
     patch_size: int = 8
     d_model: int = 128
@@ -43,11 +43,21 @@ class PolicyConfig:
             raise ValueError(f"num_actions is {self.num_actions}; a policy needs at least 2 actions to choose from")
         if self.num_frames < 1:
             raise ValueError(f"num_frames is {self.num_frames}; a policy must see at least the present frame")
-        if self.architecture not in ("impala", "st_vivit"):
-            raise ValueError(f"unknown architecture {self.architecture!r}; choose 'impala' or 'st_vivit'")
+        if self.architecture not in ("nature", "impala", "st_vivit"):
+            raise ValueError(f"unknown architecture {self.architecture!r}; choose 'nature', 'impala' or 'st_vivit'")
+        if self.architecture == "nature" and self.image_size < 36:
+            raise ValueError(f"image_size {self.image_size} is too small for the nature network; choose at least 36, or impala")
+        if self.architecture == "nature":
+            return
         step = self.stem_stride * 2 ** len(self.channels) if self.architecture == "impala" else self.patch_size
         if self.image_size % step:
             raise ValueError(f"image_size {self.image_size} must be a multiple of {step} for this {self.architecture} policy")
+
+
+def stack(frames: Tensor) -> Tensor:
+    """(B, T, H, W, C) uint8 to (B, T*C, H, W) in -0.5 ... 0.5, channels last in memory."""
+    images = rearrange(frames, "b t h w c -> b (t c) h w").contiguous(memory_format=torch.channels_last)
+    return images.float() / 255 - 0.5
 
 
 class ResidualBlock(nn.Module):
@@ -76,7 +86,7 @@ class ImpalaEncoder(nn.Module):
         self.num_features = in_channels * (image_size // stem_stride // 2 ** len(channels)) ** 2
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.layers(images.contiguous(memory_format=torch.channels_last) - 0.5)
+        return self.layers(images.contiguous(memory_format=torch.channels_last))
 
 
 class ImpalaNetwork(nn.Module):
@@ -96,8 +106,28 @@ class ImpalaNetwork(nn.Module):
         )
 
     def forward(self, frames: Tensor, previous_actions: Tensor) -> Tensor:
-        images = rearrange(frames, "b t h w c -> b (t c) h w").float() / 255
-        return self.head(self.encoder(images))[:, None]
+        return self.head(self.encoder(stack(frames)))[:, None]
+
+
+class NatureNetwork(nn.Module):
+    """Mnih et al. 2015: strided convolutions without pooling. Ten times cheaper than IMPALA, and it keeps where in a cell things are."""
+
+    def __init__(self, config: PolicyConfig) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(
+            nn.Conv2d(3 * config.num_frames, 32, 8, stride=4),
+            nn.ReLU(),
+            nn.Conv2d(32, 64, 4, stride=2),
+            nn.ReLU(),
+            nn.Conv2d(64, 64, 3),
+            nn.ReLU(),
+            nn.Flatten(),
+        ).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        grid = ((config.image_size - 8) // 4 + 1 - 4) // 2 + 1 - 2
+        self.head = nn.Sequential(nn.Linear(64 * grid**2, config.hidden), nn.ReLU(), nn.Linear(config.hidden, config.num_actions))
+
+    def forward(self, frames: Tensor, previous_actions: Tensor) -> Tensor:
+        return self.head(self.encoder(stack(frames)))[:, None]
 
 
 class STViViTNetwork(nn.Module):
@@ -128,7 +158,8 @@ class Policy(nn.Module):
     def __init__(self, config: PolicyConfig) -> None:
         super().__init__()
         self.config = config
-        self.network = ImpalaNetwork(config) if config.architecture == "impala" else STViViTNetwork(config)
+        networks = {"nature": NatureNetwork, "impala": ImpalaNetwork, "st_vivit": STViViTNetwork}
+        self.network = networks[config.architecture](config)
 
     def forward(self, frames: Tensor, previous_actions: Tensor) -> Tensor:
         """Logits (B, L, A) for frames (B, T, H, W, C) uint8 and the actions (B, T) taken before each of them, -1 where none was."""

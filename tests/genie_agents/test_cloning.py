@@ -9,21 +9,22 @@ from genie_agents.policy import Policy, PolicyConfig
 from world_model.data import VideoFile, VideoWriter
 from world_model.training import TrainingConfig
 
-IMPALA = PolicyConfig(num_actions=2, channels=(4, 8), hidden=16, image_size=32)
+NATURE = PolicyConfig(num_actions=2, architecture="nature", hidden=32, image_size=40)
+IMPALA = PolicyConfig(num_actions=2, architecture="impala", channels=(4, 8), hidden=16, image_size=40)
 ST_VIVIT = PolicyConfig(
-    num_actions=2, architecture="st_vivit", num_frames=3, image_size=32, d_model=32, num_layers=1, num_heads=2, patch_size=8
+    num_actions=2, architecture="st_vivit", num_frames=3, image_size=40, d_model=32, num_layers=1, num_heads=2, patch_size=8
 )
 
 
 @pytest.fixture
 def videos(tmp_path):
-    """Two files of short episodes of 32x32 noise in which a bright square stands left (label 0) or right (label 1)."""
+    """Two files of short episodes of 40x40 noise in which a bright square stands left (label 0) or right (label 1)."""
     generator, labels, files = np.random.default_rng(0), [], []
     for name in ("a.h5", "b.h5"):
-        with VideoWriter(tmp_path / name, frame_shape=(32, 32, 3)) as writer:
+        with VideoWriter(tmp_path / name, frame_shape=(40, 40, 3)) as writer:
             for _ in range(20):
                 length = int(generator.integers(3, 9))
-                frames = generator.integers(0, 60, size=(length, 32, 32, 3), dtype=np.uint8)
+                frames = generator.integers(0, 60, size=(length, 40, 40, 3), dtype=np.uint8)
                 sides = generator.integers(2, size=length)
                 for frame, side in zip(frames, sides, strict=True):
                     frame[8:24, 16 * side : 16 * side + 16] += 150
@@ -79,7 +80,7 @@ def test_a_pass_visits_every_sample_once_and_resumes(videos):
     np.testing.assert_array_equal(next(resumed), seen[5])
 
 
-@pytest.mark.parametrize("config", [IMPALA, ST_VIVIT], ids=["impala", "st_vivit"])
+@pytest.mark.parametrize("config", [NATURE, IMPALA, ST_VIVIT], ids=["nature", "impala", "st_vivit"])
 def test_clones_what_the_labels_say(videos, config):
     loaded, labels = videos
     policy = clone(config, TrainingConfig(steps=200, learning_rate=3e-3, warmup_steps=5), loaded, labels, batch_size=32)
@@ -90,8 +91,8 @@ def test_clones_what_the_labels_say(videos, config):
     assert (chosen == batch.labels[:, -1]).float().mean() > 0.95
 
 
-def test_st_vivit_is_causal_and_impala_sees_its_whole_stack():
-    frames = torch.randint(0, 256, (1, 3, 32, 32, 3), dtype=torch.uint8)
+def test_st_vivit_is_causal_and_the_others_see_their_whole_stack():
+    frames = torch.randint(0, 256, (1, 3, 40, 40, 3), dtype=torch.uint8)
     changed = frames.clone()
     changed[:, 2] = 255 - changed[:, 2]
     previous = torch.zeros(1, 3, dtype=torch.long)
@@ -100,8 +101,10 @@ def test_st_vivit_is_causal_and_impala_sees_its_whole_stack():
     assert (policy(frames, previous)[:, 2] != policy(changed, previous)[:, 2]).any()
     changed = frames.clone()
     changed[:, 0] = 255 - changed[:, 0]
-    policy = Policy(PolicyConfig(num_actions=2, channels=(4, 8), hidden=16, image_size=32, num_frames=3)).eval()
-    assert (policy(frames, previous) != policy(changed, previous)).any()
+    for architecture in ("nature", "impala"):
+        config = PolicyConfig(num_actions=2, architecture=architecture, channels=(4, 8), hidden=16, image_size=40, num_frames=3)
+        policy = Policy(config).eval()
+        assert (policy(frames, previous) != policy(changed, previous)).any()
 
 
 def test_interrupted_cloning_resumes_bit_identically(videos, tmp_path):
@@ -127,7 +130,7 @@ def test_save_and_load(tmp_path):
     policy.save_pretrained(tmp_path)
     loaded = Policy.from_pretrained(tmp_path)
     assert loaded.config == policy.config
-    frames, previous = torch.randint(0, 256, (2, 2, 32, 32, 3), dtype=torch.uint8), torch.zeros(2, 2, dtype=torch.long)
+    frames, previous = torch.randint(0, 256, (2, 2, 40, 40, 3), dtype=torch.uint8), torch.zeros(2, 2, dtype=torch.long)
     torch.testing.assert_close(policy(frames, previous), loaded(frames, previous))
     with pytest.raises(FileNotFoundError, match="save_pretrained"):
         Policy.from_pretrained(tmp_path / "nowhere")
@@ -142,6 +145,8 @@ def test_bad_labels_and_settings_are_refused(videos):
     with pytest.raises(ValueError, match="no labelled frames"):
         clone(IMPALA, TrainingConfig(steps=1), loaded, np.full_like(labels, -1))
     with pytest.raises(ValueError, match="multiple of"):
-        PolicyConfig(num_actions=2, image_size=50)
+        PolicyConfig(num_actions=2, architecture="impala", image_size=50)
+    with pytest.raises(ValueError, match="at least 36"):
+        PolicyConfig(num_actions=2, image_size=32)
     with pytest.raises(ValueError, match="impala"):
         PolicyConfig(num_actions=2, architecture="resnet")

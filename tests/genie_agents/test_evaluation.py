@@ -11,7 +11,7 @@ from genie_agents.experts.planner import Planner
 from genie_agents.policy import Policy, PolicyConfig
 
 LEVELS = range(900_100, 900_120)
-CONFIG = PolicyConfig(num_actions=4, channels=(4, 4), hidden=8)
+CONFIG = PolicyConfig(num_actions=4, hidden=8)
 
 
 class PlannedAgent:
@@ -74,7 +74,7 @@ def test_samples_from_the_softmax_at_the_given_temperature():
 
 
 def test_an_agent_remembers_each_games_own_past():
-    policy, seen = Policy(PolicyConfig(num_actions=4, channels=(4, 4), hidden=8, num_frames=3)), []
+    policy, seen = Policy(PolicyConfig(num_actions=4, hidden=8, num_frames=3)), []
     forward = policy.forward
     policy.forward = lambda frames, previous: (seen.append((frames.clone(), previous.clone())), forward(frames, previous))[1]
     agent = ClonedAgent(policy)
