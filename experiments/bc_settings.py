@@ -27,10 +27,10 @@ class Settings:
     difficulties: tuple[Literal["easy", "hard"], ...] = DIFFICULTIES
     """difficulties to record and to play; one policy is cloned from the videos of all of them"""
 
-    levels: int = 6000
+    levels: int = 3500
     """expert levels recorded for cloning, per difficulty"""
-    noise: float = 0.1
-    """chance per step that random actions disturb the expert, off camera; the video goes on where it recovers"""
+    noise: float = 0.2
+    """chance per step on the ground that random actions disturb the expert, off camera; the video goes on where it recovers"""
 
     lam: str = "coinrun-lam"
     """latent action model: the name of one that ships with the package, or a folder"""
@@ -44,7 +44,7 @@ class Settings:
     lam_batch_size: int = 16
 
     policy: PolicyConfig = PolicyConfig(num_actions=15)
-    cloning: TrainingConfig = TrainingConfig(steps=3000)
+    cloning: TrainingConfig = TrainingConfig(steps=8000)
     cloning_batch_size: int = 256
     n_label_cloning: TrainingConfig = TrainingConfig(steps=150)
     n_label_batch_size: int = 128
