@@ -38,7 +38,7 @@ from genie_agents.demonstrations import RecordingConfig, open_videos, record_vid
 from genie_agents.evaluation import Agent, ClonedAgent, ConstantAgent, RandomAgent, evaluate
 from genie_agents.policy import Policy
 from world_model import LatentActionLabeller
-from world_model.training import TrainingConfig, train_latent_action_model
+from world_model.training import TrainingConfig, keep_freed_memory, train_latent_action_model
 
 AGENTS = ("genie_lam", "oracle", "n_label_bc", "random", "constant_right_up")
 
@@ -252,7 +252,8 @@ class Study:
         below = list(dict.fromkeys(policies.values()))
         if name == "n_label_bc":
             below = [self.demonstrations(d) for d in settings.difficulties]
-            about |= {"policy": dataclasses.asdict(settings.policy), "training": dataclasses.asdict(settings.n_label_cloning)}
+            about |= {n: dataclasses.asdict(getattr(settings, n)) for n in ("policy", "n_label_cloning")}
+            about["n_label_batch_size"] = settings.n_label_batch_size
         return self.cache.stage(f"play-{name}-{difficulty}", about, below, build)
 
     def run(self) -> None:
@@ -278,6 +279,7 @@ def main() -> None:
     finder.add_argument("--preset", default="demo", choices=PRESETS)
     preset = finder.parse_known_args()[0].preset
     settings = tyro.cli(Settings, default=PRESETS[preset], description=__doc__)
+    keep_freed_memory()
     Study(settings).run()
     print(f"results.csv, summary.json, level_solve.png and agent.gif are in {settings.output}")
 

@@ -23,6 +23,7 @@ from bc_settings import DEMO, Settings
 
 from genie_agents.coinrun import ACTION_NAMES, VALIDATION_LEVELS
 from world_model import LatentActionLabeller
+from world_model.training import keep_freed_memory
 
 DEFAULTS = dataclasses.replace(DEMO, output=Path("world_model/pretrained/coinrun-lam"), runs=Path("runs/train_lam"), train_lam=True)
 
@@ -68,6 +69,7 @@ def card(settings: Settings, reports: dict[str, dict[str, Any]], seconds: dict[s
 
 def main() -> None:
     settings = tyro.cli(Settings, default=DEFAULTS, description=__doc__)
+    keep_freed_memory()
     study = Study(settings)
     folder = study.train_latent_action_model()
     settings.output.mkdir(parents=True, exist_ok=True)
