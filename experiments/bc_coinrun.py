@@ -142,10 +142,34 @@ class Study:
     def latent_actions(self) -> dict[str, np.ndarray]:
         return {d: np.load(self.labels(d) / "labels.npy") for d in self.settings.difficulties}
 
+    def first_frame(self, difficulty: str) -> int:
+        """Where a difficulty's frames begin among all frames."""
+        before = self.settings.difficulties[: self.settings.difficulties.index(difficulty)]
+        return sum(len(self.true_actions[d]) for d in before)
+
+    def usable(self, difficulty: str) -> np.ndarray:
+        """The frames (indices within a difficulty) to learn from: all but those too near an episode's start to be labelled in context.
+
+        Where a video goes on after a cut, in mid-jump, the labeller cannot know that the agent was rising already, and sees a take-off.
+        """
+        context = self.labeller.model.config.context_frames - 2
+        labels = self.latent_actions[difficulty]
+        starts = np.flatnonzero(np.append(-1, labels[:-1]) == -1)
+        early = (starts[:, None] + np.arange(context)).ravel()
+        return np.setdiff1d(np.flatnonzero(labels >= 0), early)
+
     def labelled_samples(self, difficulty: str, seed: int, count: int) -> np.ndarray:
-        """The frames of a difficulty whose true action may be seen; a larger count contains the smaller ones."""
-        candidates = np.flatnonzero(self.true_actions[difficulty] >= 0)
-        return np.random.default_rng((self.settings.seed, seed)).permutation(candidates)[:count]
+        """The frames of a difficulty whose true action may be seen, drawn evenly over the latent actions; more contain the fewer.
+
+        Which frames to have labelled is ours to choose, and the latent actions are known for all: without the choice, 16 samples seldom
+        hold a single take-off.
+        """
+        samples = np.random.default_rng((self.settings.seed, seed)).permutation(self.usable(difficulty))
+        codes = self.latent_actions[difficulty][samples]
+        rank = np.empty(len(samples), dtype=np.int64)  # a sample's place among those of its own latent action
+        for code in np.unique(codes):
+            rank[codes == code] = np.arange((codes == code).sum())
+        return samples[np.argsort(rank, kind="stable")[:count]]
 
     # Cloning and mapping
 
@@ -166,7 +190,9 @@ class Study:
             training,
             self.frames,
             np.concatenate([labels[d] for d in self.settings.difficulties]),
-            samples=samples,
+            samples=np.concatenate([self.first_frame(d) + self.usable(d) for d in self.settings.difficulties])
+            if samples is None
+            else samples,
             batch_size=batch_size,
             seed=seed,
             device=self.device,
@@ -177,7 +203,7 @@ class Study:
     def policy(self, agent: str, seed: int) -> Path:
         """Clone one policy from the videos of all difficulties, on latent or on true actions."""
         settings = self.settings
-        sources = [self.labels(d) if agent == "genie_lam" else self.demonstrations(d) for d in settings.difficulties]
+        sources = [self.labels(d) for d in settings.difficulties]  # the oracle too: labels say which frames are learned from
 
         def build(folder: Path) -> None:
             latent = agent == "genie_lam"
@@ -203,14 +229,13 @@ class Study:
 
     def n_label_policy(self, difficulty: str, seed: int, count: int) -> Policy:
         """The same network cloned on the labelled samples alone."""
-        before = self.settings.difficulties[: self.settings.difficulties.index(difficulty)]
         return self.clone(
             self.true_actions,
             NUM_ACTIONS,
             self.settings.n_label_cloning,
             batch_size=self.settings.n_label_batch_size,
             seed=seed,
-            samples=sum(len(self.true_actions[d]) for d in before) + self.labelled_samples(difficulty, seed, count),
+            samples=self.first_frame(difficulty) + self.labelled_samples(difficulty, seed, count),
         )
 
     # Play
@@ -251,7 +276,7 @@ class Study:
         about |= {"first_level": levels[0], "labelled_samples": counts}
         below = list(dict.fromkeys(policies.values()))
         if name == "n_label_bc":
-            below = [self.demonstrations(d) for d in settings.difficulties]
+            below = [self.labels(d) for d in settings.difficulties]
             about |= {n: dataclasses.asdict(getattr(settings, n)) for n in ("policy", "n_label_cloning")}
             about["n_label_batch_size"] = settings.n_label_batch_size
         return self.cache.stage(f"play-{name}-{difficulty}", about, below, build)

@@ -27,9 +27,9 @@ class Settings:
     difficulties: tuple[Literal["easy", "hard"], ...] = DIFFICULTIES
     """difficulties to record and to play; one policy is cloned from the videos of all of them"""
 
-    levels: int = 3500
+    levels: int = 3000
     """expert levels recorded for cloning, per difficulty"""
-    noise: float = 0.2
+    noise: float = 0.1
     """chance per step on the ground that random actions disturb the expert, off camera; the video goes on where it recovers"""
 
     lam: str = "coinrun-lam"
@@ -44,9 +44,9 @@ class Settings:
     lam_batch_size: int = 16
 
     policy: PolicyConfig = PolicyConfig(num_actions=15)
-    cloning: TrainingConfig = TrainingConfig(steps=8000)
+    cloning: TrainingConfig = TrainingConfig(steps=7000)
     cloning_batch_size: int = 256
-    n_label_cloning: TrainingConfig = TrainingConfig(steps=150)
+    n_label_cloning: TrainingConfig = TrainingConfig(steps=120)
     n_label_batch_size: int = 128
     policy_per_seed: bool = False
     """clone a policy for every seed, as the paper does; else one serves all seeds, and the intervals leave training out"""

@@ -86,9 +86,9 @@ class RecordingConfig:
 
     game: str = "coinrun"
     difficulty: str = "easy"
-    noise: float = 0.2
+    noise: float = 0.1
     max_noise_steps: int = 2
-    delay: float = 0.4
+    delay: float = 0.2
     cut_noise: bool = True
     keep_unsolved: bool = False
     max_steps: int = 500

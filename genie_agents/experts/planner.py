@@ -38,7 +38,6 @@ from genie_agents.experts.physics import (
     step_agent,
     walk_enemies,
 )
-from genie_agents.experts.timing import centre_take_off
 
 _ON_GROUND = np.array([RIGHT, RIGHT_UP, NOOP, LEFT, UP, LEFT_UP])
 _IN_AIR = np.array([RIGHT, NOOP, LEFT])
@@ -80,8 +79,6 @@ class PlannerConfig:
     """Weight of the distance to the coin; above 1 the search is faster and the plan a little dearer than the best."""
     max_nodes: int = 200_000
     """States to look at before giving up."""
-    max_shift: int = 6
-    """Steps by which a take-off may be moved to the middle of the window in which it succeeds; 0 leaves it where it is cheapest."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -150,24 +147,8 @@ class Planner:
         """
         now = read_state(state)
         level = _look_ahead(now, min(_LONGEST_PLAN, now.steps_left))
-        body, on_crate = np.array([now.x, now.y, now.vx, now.vy], np.float32), now.on_crate
-        done: list[np.ndarray] = []
-        plan_T = _search(body, on_crate, level, self._prices)
-        while len(plan_T) and self.config.max_shift:
-            begun, body, on_crate = centre_take_off(body, on_crate, plan_T, level, _jumps_from, self.config.max_shift)
-            level = level._replace(hazards_x_TN=level.hazards_x_TN[len(begun) :], crate_grip_y_T=level.crate_grip_y_T[len(begun) :])
-            rest_T = _search(body, on_crate, level, self._prices) if len(begun) else begun
-            if len(rest_T) == 0:
-                break
-            done.append(begun)
-            plan_T = rest_T
-        return np.concatenate([*done, plan_T]) if len(plan_T) else None
-
-
-@njit(cache=True)
-def _jumps_from(level: _Level, body: np.ndarray, on_crate: bool) -> int:
-    """The fewest jumps to the coin from a body (4,) that has landed."""
-    return _jumps_ahead(level, (body[0], body[1], body[2], body[3], on_crate), NEVER)
+        actions_T = _search((now.x, now.y, now.vx, now.vy, now.on_crate), level, self._prices)
+        return actions_T if len(actions_T) else None
 
 
 @njit(cache=True)
@@ -211,7 +192,7 @@ def _nearness_to_hazard(x: Real, y: Real, hazards_x_N: np.ndarray, hazards_y_N: 
 def _price(level: _Level, prices: Prices, before: Any, action: int, last_action: int, time: int, supported: bool, after: Body) -> float:
     """Cost of one step from `before` (x, y, vx, vy) to `after`; `time` counts the steps before it."""
     (jump_cost, late_jump_cost, wait_cost, left_cost, air_steer_cost, turn_cost,
-     hazard_cost, hazard_margin, edge_cost, edge_margin, _, _, _) = prices  # fmt: skip
+     hazard_cost, hazard_margin, edge_cost, edge_margin, _, _) = prices  # fmt: skip
     direction = action // 3 - 1
     cost = 1.0
     if action % 3 == 2:
@@ -266,8 +247,8 @@ def _trace(node: int, parents: np.ndarray, actions: np.ndarray) -> np.ndarray:
 
 
 @njit(cache=True)
-def _search(body: np.ndarray, on_crate: bool, level: _Level, prices: Prices) -> np.ndarray:
-    """A* from a body (4,); the actions to the coin, empty when none were found."""
+def _search(start: Body, level: _Level, prices: Prices) -> np.ndarray:
+    """A* from `start`; the actions to the coin, empty when none were found."""
     jump_cost, heuristic_weight, capacity = prices[0], prices[10], int(prices[11])
     bodies, on_crates = np.empty((capacity, 4), np.float32), np.empty(capacity, np.bool_)
     parents, actions, times, buckets, jumps_ahead = np.empty((5, capacity), np.int32)
@@ -277,9 +258,9 @@ def _search(body: np.ndarray, on_crate: bool, level: _Level, prices: Prices) -> 
         num_buckets *= 2
     table, cheapest = np.zeros(num_buckets, np.int64), np.empty(num_buckets)
 
-    bodies[0], on_crates[0] = body, on_crate
+    bodies[0], on_crates[0] = start[:4], start[4]
     parents[0], actions[0], times[0], buckets[0], costs[0], cheapest[0] = _NOTHING, _NOTHING, 0, 0, 0.0, 0.0
-    jumps_ahead[0] = _jumps_ahead(level, (body[0], body[1], body[2], body[3], on_crate), 0)
+    jumps_ahead[0] = _jumps_ahead(level, start, 0)
     num_nodes = 1
     heap = [(0.0, 0)]
     while len(heap) > 0 and jumps_ahead[0] < NEVER:
