@@ -78,7 +78,7 @@ class Study:
 
     def demonstrations(self, difficulty: str) -> Path:
         recording = RecordingConfig(difficulty=difficulty, noise=self.settings.noise)
-        return self.videos(f"videos-{difficulty}", DEMONSTRATION_LEVELS[: self.settings.levels], recording)
+        return self.videos(f"videos-{difficulty}", DEMONSTRATION_LEVELS[: self.settings.levels], recording, "sighted_planner")
 
     def train_latent_action_model(self) -> Path:
         """Train on levels that cloning never sees: the noisy expert shows the game, random play what else the keys do."""
@@ -194,6 +194,7 @@ class Study:
             if samples is None
             else samples,
             batch_size=batch_size,
+            balance=self.settings.label_balance,
             seed=seed,
             device=self.device,
             checkpoint=checkpoint,
@@ -218,7 +219,7 @@ class Study:
             )
             policy.save_pretrained(folder)
 
-        about = {"seed": seed, "batch_size": settings.cloning_batch_size}
+        about = {"seed": seed, "batch_size": settings.cloning_batch_size, "balance": settings.label_balance}
         about |= {name: dataclasses.asdict(getattr(settings, name)) for name in ("policy", "cloning")}
         return self.cache.stage(f"clone-{agent}-seed{seed}", about, sources, build)
 
@@ -278,7 +279,7 @@ class Study:
         if name == "n_label_bc":
             below = [self.labels(d) for d in settings.difficulties]
             about |= {n: dataclasses.asdict(getattr(settings, n)) for n in ("policy", "n_label_cloning")}
-            about["n_label_batch_size"] = settings.n_label_batch_size
+            about |= {n: getattr(settings, n) for n in ("n_label_batch_size", "label_balance")}
         return self.cache.stage(f"play-{name}-{difficulty}", about, below, build)
 
     def run(self) -> None:

@@ -24,11 +24,11 @@ class Settings:
     """folder of the cached stages; an interrupted run goes on from there"""
     seed: int = 0
     """seed of recording, training and the choice of labelled samples"""
-    difficulties: tuple[Literal["easy", "hard"], ...] = DIFFICULTIES
-    """difficulties to record and to play; one policy is cloned from the videos of all of them"""
+    difficulties: tuple[Literal["easy", "hard"], ...] = ("easy",)
+    """difficulties to record and to play, easy, hard or both; one policy is cloned from the videos of all of them"""
 
-    levels: int = 3000
-    """expert levels recorded for cloning, per difficulty"""
+    levels: int = 8000
+    """levels recorded for cloning, per difficulty; the expert sees what the camera shows, and the levels that it loses are dropped"""
     noise: float = 0.1
     """chance per step on the ground that random actions disturb the expert, off camera; the video goes on where it recovers"""
 
@@ -44,8 +44,10 @@ class Settings:
     lam_batch_size: int = 16
 
     policy: PolicyConfig = PolicyConfig(num_actions=15)
-    cloning: TrainingConfig = TrainingConfig(steps=7000)
+    cloning: TrainingConfig = TrainingConfig(steps=9000)
     cloning_batch_size: int = 256
+    label_balance: float = 0.5
+    """draw frames for cloning by the frequency of their label to the power of minus this: 0 as recorded, 1 all labels equally often"""
     n_label_cloning: TrainingConfig = TrainingConfig(steps=120)
     n_label_batch_size: int = 128
     policy_per_seed: bool = False
@@ -59,7 +61,7 @@ class Settings:
     """held-out levels played per seed"""
     max_steps: int = 1000
     """give a level up after so many steps (the game itself does after 1,000)"""
-    temperature: float = 1.0
+    temperature: float = 0.5
     """of the cloned policies' sampling: 1 as learned, 0 the likeliest action"""
     validation: bool = False
     """play validation levels, for choosing settings, instead of the test levels"""
@@ -73,6 +75,8 @@ class Settings:
             raise ValueError(f"seeds x evaluation_levels must lie between 1 and {len(TEST_LEVELS)} levels")
         if not self.labelled_samples or min(self.labelled_samples) < 1:
             raise ValueError("labelled_samples needs at least one number, each at least 1")
+        if not 0 <= self.label_balance <= 1:
+            raise ValueError(f"label_balance is {self.label_balance}; choose from 0 to 1")
         if not self.difficulties:
             raise ValueError("difficulties is empty; choose easy, hard or both")
 
@@ -83,6 +87,7 @@ PAPER = replace(
     DEMO,
     preset="paper",
     output=Path("runs/bc_coinrun/paper"),
+    difficulties=DIFFICULTIES,
     levels=50_000,
     policy=PolicyConfig(num_actions=15, architecture="impala", channels=(32, 64, 64)),
     cloning=TrainingConfig(steps=60_000, warmup_steps=1000),
@@ -96,7 +101,8 @@ SMOKE = replace(
     DEMO,
     preset="smoke",
     output=Path("runs/bc_coinrun/smoke"),
-    levels=4,
+    difficulties=DIFFICULTIES,
+    levels=8,
     lam_levels=4,
     lam_training=TrainingConfig(steps=3),
     lam_clip_length=5,

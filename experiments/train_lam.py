@@ -21,11 +21,17 @@ from bc_coinrun import Study
 from bc_report import label_report, machine
 from bc_settings import DEMO, Settings
 
-from genie_agents.coinrun import ACTION_NAMES, VALIDATION_LEVELS
+from genie_agents.coinrun import ACTION_NAMES, DIFFICULTIES, VALIDATION_LEVELS
 from world_model import LatentActionLabeller
 from world_model.training import keep_freed_memory
 
-DEFAULTS = dataclasses.replace(DEMO, output=Path("world_model/pretrained/coinrun-lam"), runs=Path("runs/train_lam"), train_lam=True)
+DEFAULTS = dataclasses.replace(
+    DEMO,
+    output=Path("world_model/pretrained/coinrun-lam"),
+    runs=Path("runs/train_lam"),
+    difficulties=DIFFICULTIES,
+    train_lam=True,
+)
 
 
 def card(settings: Settings, reports: dict[str, dict[str, Any]], seconds: dict[str, float]) -> str:

@@ -54,18 +54,40 @@ class CloningBatch:
 
 
 class CloningBatches:
-    """Shuffled passes over the labelled frames, seeded, resumable. An episode's first frame is repeated to fill the policy's past."""
+    """Shuffled passes over the labelled frames, seeded, resumable. An episode's first frame is repeated to fill the policy's past.
 
-    def __init__(self, videos: Videos, labels: np.ndarray, samples: np.ndarray, *, num_frames: int, batch_size: int, seed: int) -> None:
+    With `balance` above 0 a pass draws its frames at random, each by the frequency of its label to the power of -`balance`: 0.5 is the
+    square-root sampling of long-tailed data (Mahajan et al. 2018), 1 draws all labels equally often.
+    """
+
+    def __init__(
+        self,
+        videos: Videos,
+        labels: np.ndarray,
+        samples: np.ndarray,
+        *,
+        num_frames: int,
+        batch_size: int,
+        seed: int,
+        balance: float = 0.0,
+    ) -> None:
         if len(samples) == 0:
             raise ValueError("no labelled frames to clone from; record videos and label them first")
         self.videos, self.labels, self.samples = videos, labels, samples
+        if not 0 <= balance <= 1:
+            raise ValueError(f"balance is {balance}; give 0 to draw frames as they come, up to 1 to draw all labels equally often")
         self.num_frames, self.batch_size, self.seed = num_frames, batch_size, seed
+        chances = np.bincount(labels[samples])[labels[samples]] ** -float(balance)
+        self._chances = chances / chances.sum() if balance else None
         self.state = {"passes": 0, "position": 0}
         self._shuffle()
 
     def _shuffle(self) -> None:
-        self._order = np.random.default_rng((self.seed, self.state["passes"])).permutation(self.samples)
+        generator = np.random.default_rng((self.seed, self.state["passes"]))
+        if self._chances is None:
+            self._order = generator.permutation(self.samples)
+        else:
+            self._order = generator.choice(self.samples, len(self.samples), p=self._chances)
 
     def __next__(self) -> CloningBatch:
         parts, missing = [], self.batch_size
@@ -115,13 +137,15 @@ def clone(
     *,
     samples: np.ndarray | None = None,
     batch_size: int = 256,
+    balance: float = 0.0,
     seed: int = 0,
     device: str | torch.device = "cpu",
     checkpoint: Path | None = None,
     checkpoint_seconds: float = 60.0,
     on_step: Callable[[int, dict[str, Tensor]], None] | None = None,
 ) -> Policy:
-    """Clone a policy from videos and labels (N,), -1 where a frame has none. `samples` restricts the frames to learn from.
+    """Clone a policy from videos and labels (N,), -1 where a frame has none. `samples` restricts the frames to learn from,
+    `balance` draws frames with rare labels more often (see CloningBatches).
 
     Raises:
         ValueError: labels that do not fit the frames or lie outside the policy's actions, or no labelled frame.
@@ -131,7 +155,9 @@ def clone(
     if labels.max(initial=-1) >= policy_config.num_actions:
         raise ValueError(f"label {labels.max()} is out of range for a policy of {policy_config.num_actions} actions")
     samples = np.flatnonzero(labels >= 0) if samples is None else samples[labels[samples] >= 0]
-    batches = CloningBatches(videos, labels, samples, num_frames=policy_config.num_frames, batch_size=batch_size, seed=seed)
+    batches = CloningBatches(
+        videos, labels, samples, num_frames=policy_config.num_frames, batch_size=batch_size, seed=seed, balance=balance
+    )
     with torch.random.fork_rng(devices=[]):  # initial weights come from `seed` and leave the caller's generator alone
         torch.manual_seed(seed)
         policy = Policy(policy_config).to(device)

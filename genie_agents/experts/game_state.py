@@ -9,12 +9,13 @@ Shape letters: H, W rows and columns of the level (row 0 is the floor), N number
 
 from __future__ import annotations
 
+import math
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-COIN, WALL_MID, WALL_TOP, LAVA_MID, LAVA_TOP, ENEMY_BARRIER = 1, 15, 16, 17, 18, 19
+COIN, WALL_MID, WALL_TOP, LAVA_MID, LAVA_TOP, ENEMY_BARRIER, EMPTY = 1, 15, 16, 17, 18, 19, 100
 AGENT, SAW, ENEMY, CRATE = 0, 2, 5, 20
 
 _FIELDS_PER_ENTITY = 31
@@ -45,6 +46,20 @@ class GameState:
     def coin_column(self) -> int:
         """Column of the coin."""
         return int(np.argwhere(self.grid == COIN)[0, 1])
+
+    def within_sight(self, sight: float) -> GameState:
+        """What a player knows who sees `sight` cells to the right of the agent's centre.
+
+        The level ends in the last column seen. Unless the coin is in sight, the open cells of that column count as coins: to get there
+        alive is all that can be planned.
+        """
+        if self.coin_column <= self.x + sight:
+            return self
+        last = math.floor(self.x + sight)
+        grid = self.grid[:, : last + 1].copy()
+        grid[np.isin(grid[:, last], (EMPTY, ENEMY_BARRIER)), last] = COIN
+        crates, saws, enemies = (things[things[:, 0] < last + 1] for things in (self.crates, self.saws, self.enemies))
+        return replace(self, grid=grid, crates=crates, saws=saws, enemies=enemies)
 
 
 class _Reader:

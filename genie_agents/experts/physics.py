@@ -265,7 +265,7 @@ def walk_enemies(enemies: np.ndarray, grid: np.ndarray, crates: np.ndarray, num_
 
 @njit(cache=True)
 def jumps_to_coin(grid: np.ndarray, ground: np.ndarray) -> np.ndarray:
-    """The fewest jumps from each piece of ground to the coin, judged generously by the length of the best jump.
+    """The fewest jumps from each piece of ground to a coin, judged generously by the length of the best jump.
 
     Args:
         grid: cell types, (H, W) int32.
@@ -279,7 +279,7 @@ def jumps_to_coin(grid: np.ndarray, ground: np.ndarray) -> np.ndarray:
     rows, columns = np.nonzero(ground[:-1] & ~is_solid[1:])
     coin_rows, coin_columns = np.nonzero(grid == COIN)
     jumps = np.full(grid.shape, NEVER)
-    pending = [(coin_rows[0] - 2, coin_columns[0], 0)]  # the head may touch the coin from below
+    pending = [(coin_rows[index] - 2, coin_columns[index], 0) for index in range(len(coin_rows))]  # the head may touch a coin from below
     while len(pending) > 0:
         to_row, to_column, to_jumps = pending.pop()
         for index in range(len(rows)):

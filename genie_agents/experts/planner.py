@@ -22,7 +22,7 @@ import numpy as np
 from numba import njit
 
 from genie_agents.coinrun import LEFT, LEFT_UP, NOOP, RIGHT, RIGHT_UP, UP
-from genie_agents.experts.game_state import WALL_MID, WALL_TOP, GameState, read_state
+from genie_agents.experts.game_state import COIN, WALL_MID, WALL_TOP, GameState, read_state
 from genie_agents.experts.physics import (
     COLLECTED,
     DIED,
@@ -133,19 +133,23 @@ class Planner:
         self.config = config
         self._prices = tuple(float(value) for value in dataclasses.astuple(config))
 
-    def plan(self, state: bytes) -> np.ndarray | None:
+    def plan(self, state: bytes, *, sight: float = math.inf) -> np.ndarray | None:
         """Find the way to the coin.
 
         Args:
             state: saved CoinRun state, ``env.callmethod("get_state")[i]``, of any moment of a level.
+            sight: how many cells to the right of the agent may be looked at; the plan ends where the known part of the level does.
 
         Returns:
-            Actions (T,) int64 that lead to the coin, or None when there is no way or `max_nodes` were not enough to find it.
+            Actions (T,) int64 that lead to the coin (or out of sight), or None when there is no way or `max_nodes` were not enough to
+            find it.
 
         Raises:
             ValueError: `state` is no CoinRun state.
         """
-        now = read_state(state)
+        now = read_state(state).within_sight(sight)
+        if not np.any(now.grid == COIN):  # nothing but walls where the sight ends
+            return None
         level = _look_ahead(now, min(_LONGEST_PLAN, now.steps_left))
         actions_T = _search((now.x, now.y, now.vx, now.vy, now.on_crate), level, self._prices)
         return actions_T if len(actions_T) else None

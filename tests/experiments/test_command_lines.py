@@ -49,7 +49,7 @@ def test_the_study_from_nothing_to_the_picture_and_again_from_its_cache(tmp_path
         return {path.parent.name: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("*/stage.json")}
 
     before, results = stages(), (tmp_path / "out" / "results.csv").read_bytes()
-    arguments = ("--preset", "smoke", "--train-lam", "--temperature", "0.5", *folders)
+    arguments = ("--preset", "smoke", "--train-lam", "--temperature", "0.9", *folders)
     assert run("bc_coinrun.py", *arguments).returncode == 0
     after = stages()
     assert before.items() <= after.items(), "a finished stage was built again"

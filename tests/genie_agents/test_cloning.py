@@ -80,6 +80,29 @@ def test_a_pass_visits_every_sample_once_and_resumes(videos):
     np.testing.assert_array_equal(next(resumed), seen[5])
 
 
+@pytest.mark.parametrize("balance", [0.5, 1.0])
+def test_rare_labels_are_drawn_more_often_and_the_stream_resumes(videos, balance):
+    loaded, labels = videos
+    rare = labels.copy()
+    rare[np.flatnonzero(labels == 1)[8:]] = -1  # 8 frames of label 1 beside all of label 0
+    samples = np.flatnonzero(rare >= 0)
+
+    def stream():
+        batches = CloningBatches(loaded, rare, samples, num_frames=1, batch_size=50, seed=1, balance=balance)
+        batches.gather = lambda chosen: chosen
+        return batches
+
+    batches = stream()
+    drawn = np.bincount(rare[np.concatenate([next(batches) for _ in range(100)])])
+    counts = np.bincount(rare[samples])
+    np.testing.assert_allclose(drawn[1] / drawn[0], (counts[1] / counts[0]) ** (1 - balance), rtol=0.2)
+    resumed = stream()
+    resumed.load_state_dict(batches.state_dict())
+    np.testing.assert_array_equal(next(resumed), next(batches))
+    with pytest.raises(ValueError, match="balance"):
+        CloningBatches(loaded, rare, samples, num_frames=1, batch_size=50, seed=1, balance=1.5)
+
+
 @pytest.mark.parametrize("config", [NATURE, IMPALA, ST_VIVIT], ids=["nature", "impala", "st_vivit"])
 def test_clones_what_the_labels_say(videos, config):
     loaded, labels = videos

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from genie_agents.coinrun import ProcgenEnv
-from genie_agents.demonstrations import PlannerExpert, RandomExpert, RecordingConfig, open_videos, play_level, record_videos
+from genie_agents.demonstrations import (
+    PlannerExpert,
+    RandomExpert,
+    RecordingConfig,
+    SightedPlannerExpert,
+    open_videos,
+    play_level,
+    record_videos,
+)
 
 LEVELS = range(900_000, 900_012)
 
@@ -24,6 +32,24 @@ def test_undisturbed_play_is_one_segment_that_the_game_reproduces_and_solves(dif
         segments, solved = play_level(env, expert, level_seed, config, np.random.default_rng(0))
         assert solved and len(segments) == 1
         assert replay_matches(env, level_seed, segments[0])
+
+
+@pytest.mark.parametrize("difficulty", ["easy", "hard"])
+def test_a_player_with_the_cameras_sight_solves_most_levels_and_answers_by_the_state_alone(difficulty):
+    env, expert = ProcgenEnv(difficulty=difficulty), SightedPlannerExpert()
+    config, num_solved = RecordingConfig(difficulty=difficulty), 0
+    for level_seed in range(900_000, 900_040):
+        segments, solved = play_level(env, expert, level_seed, config, np.random.default_rng(level_seed))
+        num_solved += solved
+    assert num_solved >= 30
+    obs, _ = env.reset(options={"level_seed": 900_000})
+    expert.begin(env)
+    for _ in range(10):
+        action = expert.act(obs)
+        newcomer = SightedPlannerExpert()
+        newcomer.begin(env)
+        assert action == expert.act(obs) == newcomer.act(obs)
+        obs, *_ = env.step(action)
 
 
 class LoggingExpert(PlannerExpert):

@@ -1,5 +1,6 @@
 """The planner and its physics against the unmodified game."""
 
+import dataclasses
 import struct
 from collections.abc import Iterator
 
@@ -7,7 +8,7 @@ import numpy as np
 import procgen
 import pytest
 
-from genie_agents.experts.game_state import GameState, read_state
+from genie_agents.experts.game_state import COIN, GameState, read_state
 from genie_agents.experts.physics import COLLECTED, DIED, PLAYING, judge, step_agent, walk_enemies
 from genie_agents.experts.planner import Planner, PlannerConfig
 
@@ -151,6 +152,38 @@ def test_replans_from_any_moment(mode: str) -> None:
     assert num_planned >= 50
     assert num_lost <= 3
     assert num_airborne >= 5
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_plan_through_what_is_seen_ignores_the_rest_and_leads_out_of_sight(mode: str) -> None:
+    sight, rng, num_cut = 6.5, np.random.default_rng(0), 0
+    for level_seed in range(900_000, 900_010):
+        level = Level(level_seed, mode)
+        for _ in range(3):
+            state = level.save()
+            now = read_state(state)
+            actions = Planner().plan(state, sight=sight)
+            if actions is None or now.coin_column <= now.x + sight:
+                break
+            first_hidden = int(now.x + sight) + 1
+            grid = now.grid.copy()
+            coin_row = int(np.argwhere(grid == COIN)[0, 0])
+            hidden = grid[:, first_hidden:]
+            hidden[hidden != COIN] = rng.choice([15, 17, 100], size=int((hidden != COIN).sum()))
+            assert (now.grid != grid).any() and grid[coin_row, now.coin_column] == COIN
+            saws = np.concatenate([now.saws, np.float32([[first_hidden + 1.5, 3.5]])])
+            seen, seen_otherwise = now.within_sight(sight), dataclasses.replace(now, grid=grid, saws=saws).within_sight(sight)
+            for field in dataclasses.fields(seen):
+                np.testing.assert_array_equal(getattr(seen, field.name), getattr(seen_otherwise, field.name))
+            assert level.replay(actions) == [PLAYING] * len(actions)
+            assert read_state(level.save()).x > first_hidden - 1.5
+            num_cut += 1
+    assert num_cut > 15
+
+
+def test_a_coin_in_sight_is_planned_for_as_ever() -> None:
+    state = Level(900_000, "easy").save()
+    np.testing.assert_array_equal(Planner().plan(state, sight=100.0), Planner().plan(state))
 
 
 def test_no_plan_for_a_lost_agent_or_too_small_a_search() -> None:
