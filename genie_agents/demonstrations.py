@@ -162,7 +162,9 @@ def play_level(
         noise = config.draw_noise(planned, generator) if may_disturb(env) else []
         if noise and config.cut_noise:
             end_segment()
-            obs = disturb(env, expert, noise)
+            obs, lost = disturb(env, expert, noise)
+            if lost:  # by the expert's own doing, before the noise
+                return segments, False
             frames, actions = [obs], []
             continue
         for action in noise or [planned]:
@@ -183,8 +185,11 @@ def may_disturb(env: ProcgenEnv) -> bool:
     return env.game != "coinrun" or bool(read_state(env.get_state().simulator).vy == 0)
 
 
-def disturb(env: ProcgenEnv, expert: Expert, noise: Sequence[int]) -> np.ndarray:
-    """Play `noise` off camera and let the expert look again; a disturbance that loses the level is taken back."""
+def disturb(env: ProcgenEnv, expert: Expert, noise: Sequence[int]) -> tuple[np.ndarray, bool]:
+    """Play `noise` off camera and let the expert look again; a disturbance that loses the level is taken back.
+
+    Returns the observation, and whether the level is lost all the same.
+    """
     before = env.get_state()
     for action in noise:
         obs, _, terminated, truncated, _ = env.step(action)
@@ -192,8 +197,8 @@ def disturb(env: ProcgenEnv, expert: Expert, noise: Sequence[int]) -> np.ndarray
             break
     if terminated or truncated or not expert.begin(env):
         obs = env.set_state(before)
-        expert.begin(env)
-    return obs
+        return obs, not expert.begin(env)
+    return obs, False
 
 
 def record_shard(path: Path, expert: Expert, level_seeds: Sequence[int], config: RecordingConfig, seed: int) -> None:

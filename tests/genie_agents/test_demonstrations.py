@@ -37,7 +37,7 @@ def test_undisturbed_play_is_one_segment_that_the_game_reproduces_and_solves(dif
 @pytest.mark.parametrize("difficulty", ["easy", "hard"])
 def test_a_player_with_the_cameras_sight_solves_most_levels_and_answers_by_the_state_alone(difficulty):
     env, expert = ProcgenEnv(difficulty=difficulty), SightedPlannerExpert()
-    config, num_solved = RecordingConfig(difficulty=difficulty), 0
+    config, num_solved = RecordingConfig(difficulty=difficulty, noise=0, delay=0), 0
     for level_seed in range(900_000, 900_040):
         segments, solved = play_level(env, expert, level_seed, config, np.random.default_rng(level_seed))
         num_solved += solved
