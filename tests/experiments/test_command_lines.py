@@ -6,11 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 sys.path.insert(0, str(EXPERIMENTS))
 
+from bc_coinrun import Study  # noqa: E402
+from bc_settings import PRESETS  # noqa: E402
 from plot_level_solve import COLUMNS, read_results  # noqa: E402
 from run_cache import RunCache  # noqa: E402
 
@@ -100,6 +103,20 @@ def test_a_stage_is_built_once_redone_when_what_is_below_changes_and_resumed_whe
     study({"below": 1, "above": 2})
     study({"below": 2, "above": 2})
     assert [name for name, _ in calls[3:]] == ["above", "below", "above"]
+
+
+def test_labelled_samples_are_known_in_context_spread_over_the_codes_and_contain_the_fewer(monkeypatch):
+    study = Study(PRESETS["smoke"])
+    assert study.labeller.model.config.context_frames == 4
+    labels = np.array([7, 7, 0, 0, 0, 0, 0, 0, -1, 7, 7, 1, 0, -1, 7, -1])  # three episodes; the first two frames of each lack context
+    monkeypatch.setattr(study, "latent_actions", {"easy": labels})
+    np.testing.assert_array_equal(study.usable("easy"), [2, 3, 4, 5, 6, 7, 11, 12])
+    for seed in range(5):
+        assert set(labels[study.labelled_samples("easy", seed, 2)]) == {0, 1}
+        few, many = study.labelled_samples("easy", seed, 3), study.labelled_samples("easy", seed, 6)
+        np.testing.assert_array_equal(many[:3], few)
+        assert len(set(many)) == 6
+    assert any((study.labelled_samples("easy", 0, 6) != study.labelled_samples("easy", seed, 6)).any() for seed in range(1, 5))
 
 
 def test_results_are_read_and_pooled(tmp_path):
