@@ -73,9 +73,9 @@ class CloningBatches:
     ) -> None:
         if len(samples) == 0:
             raise ValueError("no labelled frames to clone from; record videos and label them first")
-        self.videos, self.labels, self.samples = videos, labels, samples
         if not 0 <= balance <= 1:
             raise ValueError(f"balance is {balance}; give 0 to draw frames as they come, up to 1 to draw all labels equally often")
+        self.videos, self.labels, self.samples = videos, labels, samples
         self.num_frames, self.batch_size, self.seed = num_frames, batch_size, seed
         chances = np.bincount(labels[samples])[labels[samples]] ** -float(balance)
         self._chances = chances / chances.sum() if balance else None

@@ -62,7 +62,7 @@ class SightedPlannerExpert(PlannerExpert):
 
     def __init__(self) -> None:
         super().__init__()
-        self._sighted = Planner(PlannerConfig(max_nodes=20_000))
+        self._sighted = Planner(PlannerConfig(max_nodes=20_000))  # enough for a screenful; the search sets up tables of that size
 
     def begin(self, env: ProcgenEnv) -> bool:
         self._env = env

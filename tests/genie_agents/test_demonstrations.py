@@ -80,6 +80,20 @@ def test_noise_is_off_camera_and_never_loses_the_level(difficulty):
     assert num_segments > 3 * len(LEVELS)
 
 
+class HopelessExpert(RandomExpert):
+    """Plays on, but knows that no disturbance is to blame."""
+
+    def begin(self, env):
+        super().begin(env)
+        return False
+
+
+def test_a_level_lost_before_the_noise_is_given_up_at_the_first_disturbance():
+    env = ProcgenEnv()
+    _, solved = play_level(env, HopelessExpert(seed=0), LEVELS[0], RecordingConfig(noise=0.99, delay=0), np.random.default_rng(0))
+    assert not solved and env.elapsed_steps < 10
+
+
 def test_uncut_noise_is_recorded_with_the_keys_really_pressed():
     env, expert = ProcgenEnv(), LoggingExpert()
     config = RecordingConfig(noise=0.2, cut_noise=False)
