@@ -15,7 +15,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from world_model.layers.st_transformer import STTransformer
+from world_model.layers.st_transformer import STTransformer, TransformerConfig
 from world_model.serialization import load_model, save_model
 
 
@@ -139,9 +139,8 @@ class STViViTNetwork(nn.Module):
         num_patches = (config.image_size // config.patch_size) ** 2
         self.embed_patches = nn.Linear(3 * config.patch_size**2, config.d_model)
         self.embed_previous_action = nn.Embedding(config.num_actions + 1, config.d_model)  # the last row: no action yet
-        self.transformer = STTransformer(
-            d_model=config.d_model, num_layers=config.num_layers, num_heads=config.num_heads, num_tokens=num_patches
-        )
+        shape = TransformerConfig(d_model=config.d_model, num_layers=config.num_layers, num_heads=config.num_heads)
+        self.transformer = STTransformer(shape, num_tokens=num_patches)
         self.head = nn.Linear(config.d_model, config.num_actions)
 
     def forward(self, frames: Tensor, previous_actions: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from world_model.layers.patches import ConvHead, ConvStem, PatchHead, PatchStem
-from world_model.layers.st_transformer import STTransformer
+from world_model.layers.st_transformer import STTransformer, TransformerConfig
 from world_model.layers.vector_quantizer import Quantized, VectorQuantizer
 from world_model.serialization import load_model, save_model
 
@@ -34,7 +34,8 @@ class LatentActionConfig:
 
     The defaults are small enough for two CPU cores: `stem="conv"` reads frames by strided convolutions and draws the next one
     by a U-Net. `stem="patch"` is the paper's linear projection, which needs a GPU's compute to become sharp (the paper's CoinRun
-    model: d_model 512, 8 + 8 layers, 8 heads, 6 codes). `temporal_window` counts the frames each encoder layer looks at.
+    model: d_model 512, 8 + 8 layers, 8 heads, 6 codes). `temporal_window` counts the frames each encoder layer looks at; head_dim,
+    num_key_value_heads and feed_forward_expansion are those of TransformerConfig.
     """
 
     image_size: int = 64
@@ -44,6 +45,9 @@ class LatentActionConfig:
     num_layers: int = 2
     num_decoder_layers: int = 1
     num_heads: int = 4
+    head_dim: int | None = None
+    num_key_value_heads: int | None = None
+    feed_forward_expansion: int = 4
     num_codes: int = 8
     code_dim: int = 32
     temporal_window: int = 2
@@ -60,14 +64,25 @@ class LatentActionConfig:
                 raise ValueError(f"{field.name} must be a whole number of at least {least}, got {value!r}")
         if self.image_size % self.patch_size:
             raise ValueError(f"image_size {self.image_size} must be a multiple of patch_size {self.patch_size}")
-        if self.d_model % (2 * self.num_heads):
-            raise ValueError(f"d_model {self.d_model} must be a multiple of 2 * num_heads = {2 * self.num_heads}")
+        self.transformer(self.num_layers, self.temporal_window)
         if self.stem not in ("patch", "conv"):
             raise ValueError(f"stem must be 'patch' or 'conv', got {self.stem!r}")
         if self.stem == "conv" and (self.patch_size < 2 or not math.log2(self.patch_size).is_integer()):
             raise ValueError(f"stem='conv' halves the image: patch_size must be a power of 2, at least 2, got {self.patch_size}")
         if self.codebook_update not in ("gradient", "ema"):
             raise ValueError(f"codebook_update must be 'gradient' or 'ema', got {self.codebook_update!r}")
+
+    def transformer(self, num_layers: int, temporal_window: int | None) -> TransformerConfig:
+        """The shape of the encoder or of the decoder; ValueError where its settings do not go together."""
+        return TransformerConfig(
+            num_layers=num_layers,
+            d_model=self.d_model,
+            num_heads=self.num_heads,
+            head_dim=self.head_dim,
+            num_key_value_heads=self.num_key_value_heads,
+            feed_forward_expansion=self.feed_forward_expansion,
+            temporal_window=temporal_window,
+        )
 
     @property
     def context_frames(self) -> int:
@@ -95,11 +110,7 @@ class LatentActionModel(nn.Module):
         super().__init__()
         self.config = config
         pixels = {"d_model": config.d_model, "patch_size": config.patch_size}
-        tokens = {
-            "d_model": config.d_model,
-            "num_heads": config.num_heads,
-            "num_tokens": (config.image_size // config.patch_size) ** 2,
-        }
+        num_tokens = (config.image_size // config.patch_size) ** 2
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             if config.stem == "conv":
@@ -108,12 +119,12 @@ class LatentActionModel(nn.Module):
             else:
                 self.stem = PatchStem(in_channels=2 * config.channels, **pixels)
                 self.head = PatchHead(out_channels=config.channels, **pixels)
-            self.encoder = STTransformer(num_layers=config.num_layers, temporal_window=config.temporal_window, **tokens)
+            self.encoder = STTransformer(config.transformer(config.num_layers, config.temporal_window), num_tokens=num_tokens)
             self.to_code = nn.Linear(config.d_model, config.code_dim, bias=False)
             self.standardize = nn.BatchNorm1d(config.code_dim, affine=False)
             self.from_code = nn.Linear(config.code_dim, config.d_model)
             nn.init.normal_(self.from_code.weight)  # as loud as the tokens it is added to, or the decoder does not hear it
-            self.decoder = STTransformer(num_layers=config.num_decoder_layers, **tokens)
+            self.decoder = STTransformer(config.transformer(config.num_decoder_layers, None), num_tokens=num_tokens)
         self.quantizer = VectorQuantizer(
             num_codes=config.num_codes,
             code_dim=config.code_dim,

@@ -1,9 +1,11 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 from world_model.layers.patches import ConvHead, ConvStem, patchify, unpatchify
-from world_model.layers.st_transformer import STTransformer, TemporalAttention
+from world_model.layers.st_transformer import STTransformer, TransformerConfig
 from world_model.layers.vector_quantizer import VectorQuantizer
 
 
@@ -13,7 +15,8 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
 
 def transformer(window: int | None = None, num_layers: int = 2) -> STTransformer:
     torch.manual_seed(0)
-    return STTransformer(num_layers=num_layers, d_model=16, num_heads=2, num_tokens=4, temporal_window=window)
+    config = TransformerConfig(num_layers=num_layers, d_model=16, num_heads=2, temporal_window=window)
+    return STTransformer(config, num_tokens=4)
 
 
 def test_a_frame_changes_itself_and_later_frames_only() -> None:
@@ -34,22 +37,29 @@ def test_a_windowed_stack_forgets_frames_older_than_its_window() -> None:
     assert (before[:, :3] != after[:, :3]).any(dim=(0, 2, 3)).all()
 
 
-def test_temporal_attention_depends_on_time_differences_alone() -> None:
-    torch.manual_seed(0)
-    attention, tokens = TemporalAttention(16, 2, window=3), normal(1, 9, 2, 16)
-    torch.testing.assert_close(attention(tokens)[:, 6:], attention(tokens[:, 4:])[:, 2:], rtol=1e-4, atol=1e-6)
+def test_only_the_time_between_frames_counts() -> None:
+    model, tokens = transformer(window=3, num_layers=1), normal(1, 9, 4, 16)
+    torch.testing.assert_close(model(tokens)[:, 6:], model(tokens[:, 4:])[:, 2:], rtol=1e-4, atol=1e-5)
 
 
-def test_temporal_attention_tells_the_order_of_the_past() -> None:
-    torch.manual_seed(0)
-    attention, tokens = TemporalAttention(16, 2), normal(1, 3, 2, 16)
-    swapped = tokens[:, [1, 0, 2]]
-    assert not torch.allclose(attention(tokens)[:, 2], attention(swapped)[:, 2], atol=1e-4)
+def test_the_order_of_the_past_matters() -> None:
+    model, tokens = transformer(), normal(1, 3, 4, 16)
+    assert not torch.allclose(model(tokens)[:, 2], model(tokens[:, [1, 0, 2]])[:, 2], atol=1e-4)
 
 
-def test_heads_that_cannot_be_rotated_are_refused() -> None:
-    with pytest.raises(ValueError, match="multiple of 2 \\* num_heads = 8"):
-        STTransformer(num_layers=1, d_model=12, num_heads=4, num_tokens=4)
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"d_model": 12, "num_heads": 4}, "multiple of 2 \\* num_heads = 8"),
+        ({"head_dim": 5}, "must be even"),
+        ({"num_heads": 4, "num_key_value_heads": 3}, "multiple of num_key_value_heads"),
+        ({"num_layers": 0}, "num_layers must be a whole number"),
+        ({"attention": "global"}, "'st', 'space' or 'joint'"),
+    ],
+)
+def test_shapes_that_cannot_be_built_are_refused(setting: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TransformerConfig(**setting)
 
 
 def test_unpatchify_inverts_patchify_and_a_patch_is_a_square_of_the_image() -> None:

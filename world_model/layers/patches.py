@@ -8,7 +8,7 @@ Shape key: B images, C channels, H and W pixels (or places of a grid), P patch_s
 """
 
 import math
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 
 import torch
 import torch.nn.functional as F
@@ -68,14 +68,15 @@ class ConvStem(nn.Module):
 class ConvHead(nn.Module):
     """A U-Net's way up: double the grid, look at the stem's map of that size, convolve; and so on up to the pixels.
 
-    The maps are those of the frame being changed, the images themselves first, so the tokens need carry only the change.
+    The maps are those of the frame being changed, the images themselves first, so the tokens need carry only the change. With
+    in_channels=0 there are none, and the image is drawn from the tokens alone.
     """
 
     def __init__(self, *, in_channels: int, out_channels: int, d_model: int, patch_size: int) -> None:
         super().__init__()
         finer = stem_widths(d_model, patch_size)[-2::-1]
         widths = [d_model, *finer, 16]
-        skips = [*finer, in_channels]
+        skips = [*finer, in_channels] if in_channels else [0] * (len(finer) + 1)
         self.layers = nn.ModuleList(
             Convolution(before + skip, after, kernel_size=3) for before, skip, after in zip(widths[:-1], skips, widths[1:], strict=True)
         )
@@ -83,8 +84,10 @@ class ConvHead(nn.Module):
 
     def forward(self, tokens_BHWD: Tensor, maps: list[Tensor]) -> Tensor:
         image_BHWC = tokens_BHWD
-        for layer, skip_BHWC in zip(self.layers, maps[-2::-1], strict=True):
-            image_BHWC = torch.cat([double(image_BHWC), skip_BHWC.to(image_BHWC.dtype)], dim=-1)
+        for layer, skip_BHWC in zip_longest(self.layers, maps[-2::-1]):
+            image_BHWC = double(image_BHWC)
+            if skip_BHWC is not None:
+                image_BHWC = torch.cat([image_BHWC, skip_BHWC.to(image_BHWC.dtype)], dim=-1)
             image_BHWC = F.silu(layer(image_BHWC))
         return self.to_pixels(image_BHWC)
 
