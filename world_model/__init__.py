@@ -1,6 +1,24 @@
 """Worlds learned from videos without action labels (Genie, Bruce et al. 2024): it knows no agent and no game."""
 
+from world_model.dynamics import DynamicsConfig, DynamicsModel
+from world_model.genie import Genie, GenieConfig
 from world_model.labeller import LatentActionLabeller
 from world_model.latent_actions import LatentActionConfig, LatentActionModel
+from world_model.maskgit import SamplingConfig
+from world_model.rollout import Rollout, RolloutState
+from world_model.tokenizer import VideoTokenizer, VideoTokenizerConfig
 
-__all__ = ["LatentActionConfig", "LatentActionLabeller", "LatentActionModel"]
+__all__ = [
+    "DynamicsConfig",
+    "DynamicsModel",
+    "Genie",
+    "GenieConfig",
+    "LatentActionConfig",
+    "LatentActionLabeller",
+    "LatentActionModel",
+    "Rollout",
+    "RolloutState",
+    "SamplingConfig",
+    "VideoTokenizer",
+    "VideoTokenizerConfig",
+]

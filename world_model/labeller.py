@@ -85,7 +85,7 @@ class LatentActionLabeller:
 
     def _check_frames(self, frames: np.ndarray | h5py.Dataset) -> None:
         config = self.model.config
-        expected = (config.image_size, config.image_size, config.channels)
+        expected = (config.image_height, config.image_width, config.channels)
         if frames.shape[-3:] != expected or frames.dtype != np.uint8:
             raise ValueError(
                 f"this model labels uint8 frames of shape {expected}, got {frames.dtype} frames of shape "

@@ -38,7 +38,8 @@ class LatentActionConfig:
     num_key_value_heads and feed_forward_expansion are those of TransformerConfig.
     """
 
-    image_size: int = 64
+    image_height: int = 64
+    image_width: int = 64
     channels: int = 3
     patch_size: int = 16
     d_model: int = 128
@@ -62,8 +63,8 @@ class LatentActionConfig:
             least = 0 if field.name == "ramp_steps" else 1
             if field.type is int and (type(value) is not int or value < least):
                 raise ValueError(f"{field.name} must be a whole number of at least {least}, got {value!r}")
-        if self.image_size % self.patch_size:
-            raise ValueError(f"image_size {self.image_size} must be a multiple of patch_size {self.patch_size}")
+        if self.image_height % self.patch_size or self.image_width % self.patch_size:
+            raise ValueError(f"an image of {self.image_height} x {self.image_width} does not divide into patches of {self.patch_size}")
         self.transformer(self.num_layers, self.temporal_window)
         if self.stem not in ("patch", "conv"):
             raise ValueError(f"stem must be 'patch' or 'conv', got {self.stem!r}")
@@ -110,7 +111,7 @@ class LatentActionModel(nn.Module):
         super().__init__()
         self.config = config
         pixels = {"d_model": config.d_model, "patch_size": config.patch_size}
-        num_tokens = (config.image_size // config.patch_size) ** 2
+        num_tokens = config.image_height * config.image_width // config.patch_size**2
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             if config.stem == "conv":
@@ -155,7 +156,7 @@ class LatentActionModel(nn.Module):
     def _read(self, frames: Tensor) -> list[Tensor]:
         """Maps (B, T, height, width, channels) of each frame and its change since the one before: pixels first, tokens last."""
         config = self.config
-        expected = (config.image_size, config.image_size, config.channels)
+        expected = (config.image_height, config.image_width, config.channels)
         if frames.ndim != 5 or frames.shape[1] < 2 or tuple(frames.shape[2:]) != expected or frames.dtype != torch.uint8:
             raise ValueError(
                 f"expected frames (B, T >= 2, {', '.join(map(str, expected))}) of dtype uint8, got {tuple(frames.shape)} "

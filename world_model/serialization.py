@@ -8,7 +8,7 @@ import os
 import secrets
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -20,11 +20,17 @@ SHIPPED = Path(__file__).parent / "pretrained"
 Model = TypeVar("Model", bound=nn.Module)
 
 
-def save_model(folder: str | Path, model: Any) -> None:
-    """Write the weights of `model`, a module, and its `config`, the dataclass it is built from, into `folder`."""
+def save_model(folder: str | Path, model: Any, *, half: bool = False) -> None:
+    """Write the weights of `model`, a module, and its `config`, the dataclass it is built from, into `folder`.
+
+    `half` stores floating-point weights in 16 bits; `load_model` makes them float32 again.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    _write_bytes(folder / WEIGHTS_FILE, save({name: tensor.contiguous() for name, tensor in model.state_dict().items()}))
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    if half:
+        tensors = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    _write_bytes(folder / WEIGHTS_FILE, save(tensors))
     description = {"model": type(model).__name__, "config": dataclasses.asdict(model.config)}
     _write_bytes(folder / CONFIG_FILE, (json.dumps(description, indent=2) + "\n").encode())
 
@@ -72,10 +78,21 @@ def _read_config(path: Path, model: str, config_class: type[Any]) -> Any:
         raise ValueError(f"{path} is damaged or not the configuration of a {model}: save the model again") from error
     if name != model:
         raise ValueError(f"{path} describes a {name}, not a {model}: load it with {name}.from_pretrained")
-    unknown = sorted(set(values) - {field.name for field in dataclasses.fields(config_class)})
+    return _build_config(config_class, values, path)
+
+
+def _build_config(config_class: type[Any], values: dict[str, Any], path: Path) -> Any:
+    """The dataclass that JSON `values` describe; configurations may stand within one another."""
+    hints = get_type_hints(config_class)
+    unknown = sorted(set(values) - set(hints))
     if unknown:
         raise ValueError(f"{path} has unknown settings {', '.join(unknown)}: it was saved by another version of this library")
-    return config_class(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+    for key, value in values.items():
+        if dataclasses.is_dataclass(hints[key]) and isinstance(value, dict):
+            values[key] = _build_config(hints[key], value, path)
+        elif isinstance(value, list):
+            values[key] = tuple(value)
+    return config_class(**values)
 
 
 def _write_bytes(path: Path, content: bytes) -> None:

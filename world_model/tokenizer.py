@@ -24,9 +24,9 @@ from world_model.serialization import load_model, save_model
 
 @dataclass(frozen=True, kw_only=True)
 class VideoTokenizerConfig:
-    """Shape of a video tokenizer; every frame becomes (image_size / patch_size)^2 tokens of `num_codes` kinds.
+    """Shape of a video tokenizer; every patch of a frame becomes a token, one of `num_codes`.
 
-    Images need not be square: `image_height` and `image_width` in pixels. `stem="patch"` is the paper's linear projection of patches,
+    `stem="patch"` is the paper's linear projection of patches,
     "conv" reads and draws them by strided convolutions, which become sharp sooner where compute is scarce (patch_size a power of 2).
     """
 

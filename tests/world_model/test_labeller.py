@@ -7,7 +7,7 @@ import torch
 from world_model import LatentActionConfig, LatentActionLabeller, LatentActionModel
 from world_model.data import VideoFile, VideoWriter
 
-CONFIG = LatentActionConfig(image_size=16, patch_size=4, d_model=32, num_heads=2, num_codes=6, code_dim=8)
+CONFIG = LatentActionConfig(image_height=16, image_width=16, patch_size=4, d_model=32, num_heads=2, num_codes=6, code_dim=8)
 LENGTHS = [2, 5, 16, 17, 40, 3]
 
 

@@ -10,7 +10,9 @@ from torch import Tensor
 from world_model import LatentActionConfig, LatentActionModel
 from world_model.latent_actions import latent_action_loss
 
-TINY = LatentActionConfig(image_size=32, patch_size=8, d_model=32, num_layers=1, num_heads=2, num_codes=4, code_dim=8, ramp_steps=150)
+TINY = LatentActionConfig(
+    image_height=32, image_width=32, patch_size=8, d_model=32, num_layers=1, num_heads=2, num_codes=4, code_dim=8, ramp_steps=150
+)
 PAPER = replace(TINY, stem="patch", num_layers=2, temporal_window=3)
 
 
@@ -169,9 +171,9 @@ def test_what_cannot_be_loaded_says_why(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"patch_size": 5}, "multiple of patch_size"),
+        ({"patch_size": 5}, "patches of 5"),
         ({"patch_size": 1}, "power of 2"),
-        ({"image_size": 24, "patch_size": 12}, "power of 2"),
+        ({"image_height": 24, "image_width": 24, "patch_size": 12}, "power of 2"),
         ({"num_heads": 3}, "multiple of 2 \\* num_heads"),
         ({"num_codes": 0}, "num_codes must be a whole number"),
         ({"stem": "mlp"}, "'patch' or 'conv'"),

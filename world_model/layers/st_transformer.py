@@ -235,6 +235,4 @@ def rotation(times_T: Tensor, width: int, base: float = 10_000.0) -> tuple[Tenso
 def rotate(vectors: Tensor, frames: Frames) -> Tensor:
     """Turn (..., T, K) by the angles of its frames."""
     first, second = vectors.chunk(2, dim=-1)
-    return torch.cat(
-        [first * frames.cosine - second * frames.sine, first * frames.sine + second * frames.cosine], dim=-1
-    )
+    return torch.cat([first * frames.cosine - second * frames.sine, first * frames.sine + second * frames.cosine], dim=-1)

@@ -1,0 +1,168 @@
+"""Live worlds, stepped action by action: what the environments, `Genie.imagine` and planners stand on.
+
+Tokens are the state. They are never made from pixels again after the prompt; pixels are drawn from them only to be shown. Both the
+dynamics model and the tokenizer's decoder compute the new frame alone, so a step costs the same and takes the same memory however
+long the world has run.
+
+Shape key: B worlds, R of them reset, P frames of a prompt, N tokens of a frame, E action_dim, H x W x C a frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from world_model.dynamics import actions_to_frames
+from world_model.layers.temporal_cache import TemporalCache
+from world_model.maskgit import Frame, SamplingConfig, sample_next_frame
+
+if TYPE_CHECKING:
+    from world_model.genie import Genie
+
+
+@dataclass(frozen=True)
+class RolloutState:
+    """Everything a Rollout needs to go on from here, apart from the models."""
+
+    past: TemporalCache
+    drawn: TemporalCache
+    last: Frame
+    frames: Tensor
+    generators: list[Tensor]
+
+
+class Rollout:
+    """`num_worlds` worlds of one Genie in a batch, on the Genie's device.
+
+    `frames` (B, H, W, C) uint8 are what the worlds look like now, `tokens` (B, N) what they are, `confidence` (B, N) how probable the model
+    found each token when it chose it (1 in a prompt). `sampling` overrides the Genie's own settings. Matrix work is done in `dtype`:
+    bfloat16 on a GPU, float32 on a CPU unless given.
+    """
+
+    def __init__(self, genie: Genie, num_worlds: int, *, sampling: SamplingConfig | None = None, dtype: torch.dtype | None = None) -> None:
+        if num_worlds < 1:
+            raise ValueError(f"num_worlds is {num_worlds}; at least 1 is needed")
+        config, self.genie, self.num_worlds = genie.config, genie.eval(), num_worlds
+        self.sampling = sampling or config.sampling
+        self.device = device = genie.prompts.device
+        self.dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
+        self._past = genie.dynamics.transformer.make_cache(num_worlds, dtype=self.dtype)
+        self._drawn = genie.tokenizer.decoder.make_cache(num_worlds, dtype=self.dtype)
+        self.max_prompt_frames = min(self._past.window, self._drawn.window)
+        self._last = Frame(
+            torch.zeros(num_worlds, config.dynamics.num_tokens, dtype=torch.int64, device=device),
+            torch.zeros(num_worlds, config.dynamics.action_dim, device=device),
+            torch.ones(num_worlds, config.dynamics.num_tokens, device=device),
+        )
+        self.frames = torch.zeros(num_worlds, *genie.prompts.shape[1:], dtype=torch.uint8, device=device)
+        self._generators = [torch.Generator(device).manual_seed(world) for world in range(num_worlds)]
+        self._begun = torch.zeros(num_worlds, dtype=torch.bool, device=device)
+
+    @property
+    def tokens(self) -> Tensor:
+        return self._last.tokens
+
+    @property
+    def confidence(self) -> Tensor:
+        return self._last.confidence
+
+    @torch.no_grad()
+    def reset(
+        self, prompts: Tensor | np.ndarray | None = None, *, seeds: Sequence[int | None] | None = None, mask: Sequence[bool] | None = None
+    ) -> Tensor:
+        """Begin the worlds that `mask` (B,) names anew (all, unless given), and return what all worlds look like now.
+
+        `prompts` (R, P, H, W, C) uint8 are their first frames, of which the last `max_prompt_frames` count; without them each world
+        draws one of the Genie's own. `seeds` (R,) restart the worlds' generators; None lets one go on as it is.
+
+        Raises ValueError for prompts of another shape or type, or when there are none.
+        """
+        rows = torch.arange(self.num_worlds)[torch.as_tensor(mask, dtype=torch.bool)] if mask is not None else torch.arange(self.num_worlds)
+        if len(rows) == 0:
+            return self.frames.clone()
+        for row, seed in zip(rows.tolist(), seeds or [None] * len(rows), strict=True):
+            if seed is not None:
+                self._generators[row].manual_seed(seed)
+        rows, prompts = rows.to(self.device), self._draw_prompts(rows) if prompts is None else torch.as_tensor(prompts)
+        if prompts.ndim != 5 or len(prompts) != len(rows) or prompts.shape[1] < 1:
+            expected = f"({len(rows)}, P, {', '.join(map(str, self.frames.shape[1:]))})"
+            raise ValueError(f"expected prompts {expected} of at least one frame each, got shape {tuple(prompts.shape)}")
+        prompts = prompts[:, -self.max_prompt_frames :].to(self.device)
+        with self._autocast():
+            tokens_RPN = self.genie.tokenizer.encode(prompts).indices
+            actions_RPE = torch.zeros(*tokens_RPN.shape[:2], self._last.action.shape[-1], device=self.device)
+            if prompts.shape[1] > 1:
+                actions_RPE = actions_to_frames(self.genie.latent_action_model.encode(prompts).vectors)
+            # The last frame is not yet part of the past: the first pass over its successor puts it there.
+            past = self._past.restart(rows, tokens_RPN.shape[1] - 1)
+            if tokens_RPN.shape[1] > 1:
+                self.genie.dynamics.hidden(tokens_RPN[:, :-1], actions_RPE[:, :-1], past)
+                past.advance(tokens_RPN.shape[1] - 1)
+            self._past.put(rows, past)
+            drawn = self._drawn.restart(rows, tokens_RPN.shape[1])
+            images = self.genie.tokenizer.decode(tokens_RPN, drawn)
+            drawn.advance(tokens_RPN.shape[1])
+            self._drawn.put(rows, drawn)
+        tokens, action, confidence = self._last.tokens.clone(), self._last.action.clone(), self.confidence.clone()
+        tokens[rows], action[rows], confidence[rows] = tokens_RPN[:, -1], actions_RPE[:, -1], 1.0
+        self._last = Frame(tokens, action, confidence)
+        self.frames = self.frames.clone()
+        self.frames[rows] = to_uint8(images[:, -1])
+        self._begun[rows] = True
+        return self.frames.clone()
+
+    @torch.no_grad()
+    def step(self, latent_actions: Tensor | np.ndarray | Sequence[int]) -> Tensor:
+        """Let each world take its latent action (B,): the frames (B, H, W, C) uint8 to which they lead.
+
+        Raises ValueError for actions of another shape, type or range, and RuntimeError where a world was never reset.
+        """
+        actions, num_actions = torch.as_tensor(latent_actions), self.genie.num_latent_actions
+        if actions.shape != (self.num_worlds,) or actions.is_floating_point() or not ((actions >= 0) & (actions < num_actions)).all():
+            raise ValueError(f"need {self.num_worlds} latent actions, whole numbers in 0 ... {num_actions - 1}, got {latent_actions}")
+        if not self._begun.all():
+            raise RuntimeError("a world has no first frame yet: call reset() before step()")
+        action = self.genie.latent_action_model.quantizer.lookup(actions.to(self.device))
+        with self._autocast():
+            self._last = sample_next_frame(self.genie.dynamics, self._past, self._last, action, self.sampling, self._generators)
+            images = self.genie.tokenizer.decode(self._last.tokens[:, None], self._drawn)
+            self._drawn.advance()
+        self.frames = to_uint8(images[:, 0])
+        return self.frames.clone()
+
+    def get_state(self) -> RolloutState:
+        """A copy of all worlds, to go on from later with `set_state`: the same actions then lead to the same frames."""
+        every = torch.arange(self.num_worlds, device=self.device)
+        generators = [generator.get_state() for generator in self._generators]
+        return RolloutState(self._past.take(every), self._drawn.take(every), self._last, self.frames, generators)
+
+    def set_state(self, state: RolloutState) -> None:
+        """Return to a state that `get_state` of a Rollout with as many worlds of the same Genie gave."""
+        if state.frames.shape != self.frames.shape:
+            raise ValueError(f"the state holds worlds of shape {tuple(state.frames.shape)} and this rollout {tuple(self.frames.shape)}")
+        every = torch.arange(self.num_worlds, device=self.device)
+        self._past, self._drawn = state.past.take(every), state.drawn.take(every)
+        self._last, self.frames = state.last, state.frames
+        for generator, saved in zip(self._generators, state.generators, strict=True):
+            generator.set_state(saved)
+        self._begun.fill_(True)
+
+    def _draw_prompts(self, rows: Tensor) -> Tensor:
+        bank = self.genie.prompts
+        if len(bank) == 0:
+            raise ValueError("this Genie holds no prompt frames: give prompts, pictures of the world to begin from")
+        chosen = [torch.randint(len(bank), (), generator=self._generators[row], device=self.device) for row in rows.tolist()]
+        return bank[torch.stack(chosen)][:, None]
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Images in [0, 1] as bytes."""
+    return (images * 255).round().clamp(0, 255).to(torch.uint8)
