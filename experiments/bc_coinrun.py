@@ -18,7 +18,6 @@ import argparse
 import csv
 import dataclasses
 import os
-from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
@@ -28,6 +27,7 @@ import tyro
 from bc_report import film, label_report, write_summary
 from bc_settings import PRESETS, Settings
 from plot_level_solve import COLUMNS, plot, read_results
+from progress import training_bar
 from run_cache import RunCache
 from tqdm import tqdm
 
@@ -41,20 +41,6 @@ from world_model import LatentActionLabeller
 from world_model.training import TrainingConfig, keep_freed_memory, train_latent_action_model
 
 AGENTS = ("genie_lam", "oracle", "n_label_bc", "random", "constant_right_up")
-
-
-def training_bar(title: str, steps: int) -> Callable[[int, dict[str, torch.Tensor]], None]:
-    """A progress bar for `train`'s `on_step`. It reads the metrics only now and then: reading them waits for the device."""
-    bar = tqdm(total=steps, desc=title, unit="step", dynamic_ncols=True)
-
-    def on_step(step: int, metrics: dict[str, torch.Tensor]) -> None:
-        if step % 20 == 0 or step == steps:
-            bar.set_postfix({name: f"{value.item():.3f}" for name, value in metrics.items() if value.ndim == 0})
-        bar.update(step - bar.n)
-        if step == steps:
-            bar.close()
-
-    return on_step
 
 
 class Study:

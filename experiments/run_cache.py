@@ -34,7 +34,7 @@ class RunCache:
                 record["done"] = True
             finally:  # an interrupted build's time counts too
                 record |= {"seconds": record["seconds"] + time.monotonic() - start, "settings": json.loads(key)}
-                temporary = record_path.with_suffix(".tmp")
+                temporary = record_path.with_suffix(f".{os.getpid()}.tmp")  # several processes may train together
                 temporary.write_text(json.dumps(record, indent=1))
                 os.replace(temporary, record_path)
         self.seconds[name] = round(record["seconds"], 1)

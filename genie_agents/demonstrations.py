@@ -11,85 +11,13 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from genie_agents.coinrun import LEFT, LEFT_UP, NOOP, RIGHT, RIGHT_UP, TAKE_OFFS, UP, ProcgenEnv
 from genie_agents.experts.game_state import read_state
-from genie_agents.experts.planner import Planner, PlannerConfig
+from genie_agents.experts.players import PLANNERS, Expert, make_expert
 from world_model.data import VideoFile, VideoWriter
-
-
-class Expert(Protocol):
-    """Anything that plays. `begin` is called at the start of a level and whenever noise has moved the game off the expert's course."""
-
-    def begin(self, env: ProcgenEnv) -> bool:
-        """Look at the game; False if it is lost from here."""
-        ...
-
-    def act(self, obs: np.ndarray) -> int | None:
-        """The next action; None gives the level up."""
-        ...
-
-
-class PlannerExpert:
-    """CoinRun's planner as an `Expert`: plans to the coin from the present state, then plays the plan."""
-
-    def __init__(self, planner: Planner | None = None) -> None:
-        self.planner = planner or Planner()
-        self._plan: Iterator[int] = iter(())
-
-    def begin(self, env: ProcgenEnv) -> bool:
-        plan = self.planner.plan(env.get_state().simulator)
-        self._plan = iter(() if plan is None else plan.tolist())
-        return plan is not None
-
-    def act(self, obs: np.ndarray) -> int | None:
-        return next(self._plan, None)
-
-
-SIGHT = 6.5
-"""Cells that the camera shows on either side of the player."""
-
-
-class SightedPlannerExpert(PlannerExpert):
-    """The planner with a player's eyes: before every step it plans through what the camera shows, and no further.
-
-    A jump carries 7.5 cells, further than the camera sees. A planner that knows the whole level times its jumps by where they will
-    land, which no pupil can see and none can learn. This one loses about one level in ten, but its reasons are in the picture.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._sighted = Planner(PlannerConfig(max_nodes=20_000))  # enough for a screenful; the search sets up tables of that size
-
-    def begin(self, env: ProcgenEnv) -> bool:
-        self._env = env
-        return super().begin(env)
-
-    def act(self, obs: np.ndarray) -> int:
-        plan = self._sighted.plan(self._env.get_state().simulator, sight=SIGHT)
-        return RIGHT if plan is None else int(plan[0])
-
-
-class RandomExpert:
-    """Not an expert at all: uniform over the actions, each held for 1 to 4 steps. It shows a latent action model what else can happen."""
-
-    def __init__(self, seed: int) -> None:
-        self._generator = np.random.default_rng(seed)
-        self._action, self._steps_left = 0, 0
-
-    def begin(self, env: ProcgenEnv) -> bool:
-        self._steps_left = 0
-        return True
-
-    def act(self, obs: np.ndarray) -> int:
-        if self._steps_left == 0:
-            self._action, self._steps_left = int(self._generator.integers(9)), int(self._generator.integers(1, 5))
-        self._steps_left -= 1
-        return self._action
-
 
 # Most of the noise jumps at the wrong moment, the mistake that a clone makes most; the rest is any key that acts on the ground.
 NOISE_ACTIONS = (LEFT, LEFT_UP, NOOP, UP, *[RIGHT_UP] * 8)
@@ -216,20 +144,6 @@ def record_shard(path: Path, expert: Expert, level_seeds: Sequence[int], config:
     env.close()
 
 
-PLANNERS = {"planner": PlannerExpert, "sighted_planner": SightedPlannerExpert}
-
-
-def make_expert(name: str, seed: int) -> Expert:
-    """ "planner", "sighted_planner", "random", or the folder of a PPO expert."""
-    if name in PLANNERS:
-        return PLANNERS[name]()
-    if name == "random":
-        return RandomExpert(seed)
-    from genie_agents.experts.ppo import PPOExpert  # here, because Stable-Baselines3 is slow to import and seldom needed
-
-    return PPOExpert(name)
-
-
 def _record_shard_in_worker(path: Path, expert: str, level_seeds: Sequence[int], config: RecordingConfig, seed: int) -> None:
     record_shard(path, make_expert(expert, seed + level_seeds[0]), level_seeds, config, seed)
 
@@ -248,7 +162,7 @@ def record_videos(
 
     Shards that exist are kept, so an interrupted recording goes on where it stopped.
 
-    `expert` is "planner", "sighted_planner", "random", or the folder of an expert trained by PPO.
+    `expert` is a name or folder that `make_expert` knows.
 
     Raises:
         ValueError: a planner asked to play another game than CoinRun.

@@ -4,15 +4,8 @@ import numpy as np
 import pytest
 
 from genie_agents.coinrun import ProcgenEnv
-from genie_agents.demonstrations import (
-    PlannerExpert,
-    RandomExpert,
-    RecordingConfig,
-    SightedPlannerExpert,
-    open_videos,
-    play_level,
-    record_videos,
-)
+from genie_agents.demonstrations import RecordingConfig, open_videos, play_level, record_videos
+from genie_agents.experts.players import PlannerExpert, RandomExpert, SightedPlannerExpert
 
 LEVELS = range(900_000, 900_012)
 

@@ -1,5 +1,6 @@
-"""Metrics: how well latent actions name the true ones."""
+"""Metrics: how well latent actions name the true ones, how close imagined frames are to real ones, and what actions do to them."""
 
 from world_model.metrics.action_agreement import code_use, majority_agreement, mutual_information, precision_and_recall
+from world_model.metrics.video_quality import delta_psnr, psnr, ssim
 
-__all__ = ["code_use", "majority_agreement", "mutual_information", "precision_and_recall"]
+__all__ = ["code_use", "delta_psnr", "majority_agreement", "mutual_information", "precision_and_recall", "psnr", "ssim"]

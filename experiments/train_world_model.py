@@ -1,0 +1,232 @@
+"""Train a playable world from videos without actions: tokenizer, latent action model and dynamics model, in order (Genie, section 2.1).
+
+    python experiments/train_world_model.py                                   # coinrun-small, on videos that the game makes
+    python experiments/train_world_model.py --game None --data A.h5 B.h5      # on your own videos
+    torchrun --nproc-per-node 8 experiments/train_world_model.py --preset coinrun-paper
+
+The world lies in `output` at the end: Genie.from_pretrained(output), gym.make("Genie-v0", model=output). The same command goes on where
+an earlier one was stopped, by --minutes, Ctrl-C or a crash.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import time
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+import tyro
+from PIL import Image
+from progress import training_bar
+from run_cache import RunCache
+from torch import Tensor
+from tqdm import tqdm
+from world_model_settings import PRESETS, Phase, Settings
+
+from genie_agents.coinrun import VALIDATION_LEVELS, WORLD_MODEL_LEVELS
+from genie_agents.demonstrations import RecordingConfig, open_videos, record_videos
+from world_model import Genie, LatentActionModel, VideoTokenizer
+from world_model.data import ClipBatch, ClipSampler, VideoFile
+from world_model.metrics import delta_psnr, psnr
+from world_model.rollout import to_uint8
+from world_model.training import MetricsLog, keep_freed_memory, make_fabric, train
+from world_model.training.objectives import LossFunction, dynamics_objective, latent_action_objective, tokenizer_objective
+
+NUM_PROMPTS = 64
+VALIDATION_CLIPS = 32
+SAMPLE_CLIPS = 4  # clips of a picture of samples
+
+
+class Training:
+    """The stages, in order. Each returns the folder of what it made; nothing is made twice."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.started = time.monotonic()
+        self.cache = RunCache(settings.runs)
+        self.fabric = make_fabric(devices=settings.devices, num_nodes=settings.num_nodes, strategy=settings.strategy)
+        self.config = dataclasses.replace(settings.model, num_prompts=NUM_PROMPTS)
+
+    # Videos
+
+    def record(self, name: str, levels: range, difficulty: str, player: str) -> Path:
+        """Videos of one player. What it does wrong stays on camera: a world must know what follows from every action."""
+        settings = self.settings
+        recording = RecordingConfig(
+            game=settings.game or "",
+            difficulty=difficulty,
+            noise=0.3,
+            max_noise_steps=6,
+            cut_noise=False,
+            keep_unsolved=True,
+            max_steps=100,
+        )
+
+        def build(folder: Path) -> None:
+            with tqdm(total=len(levels), desc=name, unit="level", dynamic_ncols=True) as bar:
+                for levels_done in record_videos(folder, levels, recording, expert=player, seed=settings.seed, shard_levels=50):
+                    bar.update(levels_done)
+
+        about = dataclasses.asdict(recording) | {"levels": [levels[0], levels[-1]], "player": player, "seed": settings.seed}
+        return self.cache.stage(name, about, [], build)
+
+    def videos(self, name: str, levels: range) -> list[Path]:
+        """A quarter of the levels played at random, a quarter with keys held for long, the rest by the planner with noise."""
+        settings, quarter = self.settings, len(levels) // 4
+        expert = "planner" if settings.game == "coinrun" else "sticky"
+        shares = {"random": levels[:quarter], "sticky": levels[quarter : 2 * quarter], expert: levels[2 * quarter :]}
+        if settings.game != "coinrun":
+            shares = {"random": levels[:quarter], "sticky": levels[quarter:]}
+        return [
+            self.record(f"{name}-{player}-{difficulty}", share, difficulty, player)
+            for difficulty in settings.difficulties
+            for player, share in shares.items()
+        ]
+
+    @cached_property
+    def sources(self) -> list[Path]:
+        """Folders or files of the videos to learn from. One process records, the others wait for it."""
+        if self.settings.data:
+            return list(self.settings.data)
+        with self.fabric.rank_zero_first():
+            return self.videos("videos", WORLD_MODEL_LEVELS[: self.settings.levels])
+
+    @cached_property
+    def files(self) -> list[VideoFile]:
+        return [file for source in self.sources for file in (open_videos(source) if source.is_dir() else [VideoFile(source)])]
+
+    @cached_property
+    def validation_clips(self) -> ClipBatch | None:
+        """Clips of episodes that are not learned from, the same for every look."""
+        settings = self.settings
+        files = [VideoFile(path) for path in settings.validation_data]
+        if settings.game is not None:
+            with self.fabric.rank_zero_first():
+                folders = self.videos("validation", VALIDATION_LEVELS[: max(4, min(100, settings.levels // 10))])
+            files = [file for folder in folders for file in open_videos(folder)]
+        if not files:
+            return None
+        return next(ClipSampler(files, clip_length=settings.dynamics.clip_length, batch_size=VALIDATION_CLIPS, seed=settings.seed))
+
+    # Training
+
+    def train(
+        self,
+        name: str,
+        model: VideoTokenizer | LatentActionModel | Genie,
+        loss_function: LossFunction,
+        phase: Phase,
+        below: list[Path],
+        validate: Callable[[Path], dict[str, Tensor]] | None = None,
+    ) -> Path:
+        """Train one part and save it; `validate` looks at the validation clips now and then, and may leave pictures in the folder."""
+        settings, fabric, steps = self.settings, self.fabric, phase.training.steps
+
+        def build(folder: Path) -> None:
+            model.to(fabric.device)
+            share = {"rank": fabric.global_rank, "world_size": fabric.world_size}
+            batches = ClipSampler(self.files, clip_length=phase.clip_length, batch_size=phase.batch_size, seed=settings.seed, **share)
+            bar, log = training_bar(name, steps), MetricsLog(folder / "log.jsonl", phase.training, every=10)
+            validation_log = MetricsLog(folder / "validation.jsonl", phase.training)
+
+            def on_step(step: int, metrics: dict[str, Tensor]) -> None:
+                bar(step, metrics)
+                log(step, metrics)
+                if validate is not None and (step % settings.validate_every == 0 or step == steps):
+                    model.eval()
+                    with torch.no_grad():
+                        validation_log(step, validate(folder))
+                    model.train()
+
+            minutes = None if settings.minutes is None else settings.minutes - (time.monotonic() - self.started) / 60
+            checkpoint = folder / "checkpoint.safetensors"
+            done = train(
+                model, loss_function, batches, phase.training, fabric=fabric, checkpoint=checkpoint, minutes=minutes, on_step=on_step
+            )
+            if done < steps:
+                raise SystemExit(
+                    f"{name}: {done} of {steps} steps done after {settings.minutes} minutes; the same command goes on from here"
+                )
+            if settings.strategy == "fsdp" and fabric.world_size > 1:
+                raise SystemExit(f"{name}: trained, in shards; the same command in a single process puts them together and goes on")
+            model.save_pretrained(folder)
+
+        about = {"phase": dataclasses.asdict(phase), "seed": settings.seed, "model": dataclasses.asdict(model.config)}
+        return self.cache.stage(name, about, [*self.sources, *below], build)
+
+    def tokenizer(self) -> Path:
+        model = VideoTokenizer(self.config.tokenizer, seed=self.settings.seed)
+        clips = self.validation_clips
+
+        def validate(folder: Path) -> dict[str, Tensor]:
+            frames = torch.from_numpy(clips.frames).to(self.fabric.device)
+            drawn = to_uint8(model(frames).reconstruction)
+            save_rows(folder / "samples.png", [frames, drawn])
+            return {"validation_psnr": psnr(drawn, frames).mean()}
+
+        return self.train("tokenizer", model, tokenizer_objective, self.settings.tokenizer, [], validate if clips is not None else None)
+
+    def latent_action_model(self) -> LatentActionModel:
+        """The one to freeze: given, or trained first."""
+        settings = self.settings
+        if settings.lam is not None:
+            return LatentActionModel.from_pretrained(settings.lam)
+        model = LatentActionModel(self.config.latent_actions, seed=settings.seed)
+        return LatentActionModel.from_pretrained(self.train("lam", model, latent_action_objective, settings.latent_actions, []))
+
+    def genie(self) -> Path:
+        settings, tokenizer_folder, config = self.settings, self.tokenizer(), self.config
+        frozen = self.latent_action_model() if settings.latent_action_training == "frozen" else None
+        if frozen is not None:
+            config = dataclasses.replace(config, latent_actions=frozen.config)
+        model = Genie(config, seed=settings.seed)
+        model.tokenizer.load_state_dict(VideoTokenizer.from_pretrained(tokenizer_folder).state_dict())
+        if frozen is not None:
+            model.latent_action_model.load_state_dict(frozen.state_dict())
+        frames = next(ClipSampler(self.files, clip_length=1, batch_size=NUM_PROMPTS, seed=settings.seed)).frames[:, 0]
+        model.prompts.copy_(torch.from_numpy(frames))
+        objective = dynamics_objective(model, settings.latent_action_training)
+        clips = self.validation_clips
+
+        def validate(folder: Path) -> dict[str, Tensor]:
+            _, metrics = objective(model, clips)
+            frames = torch.from_numpy(clips.frames).to(self.fabric.device)
+            controllability = delta_psnr(model, frames, seed=settings.seed)
+            actions = model.latent_action_model.encode(frames[:SAMPLE_CLIPS]).indices
+            imagined = model.imagine(frames[:SAMPLE_CLIPS, :1], actions, seed=settings.seed)
+            drawn = to_uint8(model.tokenizer(frames[:SAMPLE_CLIPS]).reconstruction)
+            save_rows(folder / "samples.png", [frames, drawn, torch.cat([frames[:SAMPLE_CLIPS, :1], imagined], dim=1)])
+            return {f"validation_{name}": value for name, value in metrics.items()} | {
+                name: torch.tensor(value) for name, value in controllability.items()
+            }
+
+        below = [tokenizer_folder] + ([Path(settings.lam)] if settings.lam else [])
+        name = f"dynamics-{settings.latent_action_training}"
+        return self.train(name, model, objective, settings.dynamics, below, validate if clips is not None else None)
+
+
+def save_rows(path: Path, rows: list[Tensor]) -> None:
+    """A picture of the first clips, one under the other, as film strips: all `rows` (B, T, H, W, C) uint8 of a clip together."""
+    strips = [np.concatenate(list(row[clip].cpu().numpy()), axis=1) for clip in range(SAMPLE_CLIPS) for row in rows]
+    Image.fromarray(np.concatenate(strips).squeeze()).save(path)
+
+
+def main() -> None:
+    finder = argparse.ArgumentParser(add_help=False)
+    finder.add_argument("--preset", default="coinrun-small", choices=PRESETS)
+    preset = finder.parse_known_args()[0].preset
+    settings = tyro.cli(Settings, default=PRESETS[preset], description=__doc__)
+    keep_freed_memory()
+    training = Training(settings)
+    folder = training.genie()
+    if training.fabric.is_global_zero:
+        Genie.from_pretrained(folder).save_pretrained(settings.output)
+        print(f"the world is in {settings.output}; logs, checkpoints and samples.png of each stage are in {settings.runs}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""Settings of train_world_model.py: every option with its help, and the presets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from genie_agents.coinrun import WORLD_MODEL_LEVELS
+from world_model import GenieConfig
+from world_model.presets import coinrun_paper, coinrun_small, platformers, tiny
+from world_model.training import DYNAMICS_TRAINING, TOKENIZER_TRAINING, TrainingConfig
+from world_model.training.objectives import LatentActionTraining
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """How one part is trained."""
+
+    training: TrainingConfig
+    clip_length: int = 16
+    """frames of a clip"""
+    batch_size: int = 8
+    """clips of a batch, over all devices together"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Options of the training; the defaults are those of the chosen preset."""
+
+    preset: Literal["tiny", "coinrun-small", "coinrun-paper", "platformers"] = "coinrun-small"
+    """tiny: minutes on a CPU, 32 x 32 frames; coinrun-small: plays in real time on 2 cores; coinrun-paper: Appendix F; platformers: 10.7B"""
+    output: Path = Path("runs/world_model/coinrun-small")
+    """folder for the trained world"""
+    runs: Path = Path("runs/world_model/stages")
+    """folder of the stages, each with its checkpoint, log and pictures; an interrupted run goes on from there"""
+    minutes: float | None = None
+    """stop after so many minutes; the same command goes on"""
+    seed: int = 0
+    """seed of recording and training"""
+
+    game: str | None = "coinrun"
+    """Procgen game that makes the videos; None with --data"""
+    difficulties: tuple[Literal["easy", "hard"], ...] = ("easy",)
+    """difficulties to record"""
+    levels: int = 2000
+    """levels recorded per difficulty: a quarter at random, a quarter with keys held for long, the rest by the noisy planner (CoinRun only)"""
+    data: tuple[Path, ...] = ()
+    """HDF5 videos to learn from instead (written with world_model.data.VideoWriter)"""
+    validation_data: tuple[Path, ...] = ()
+    """HDF5 videos of other episodes, to watch progress on; without them there is no validation"""
+
+    model: GenieConfig = GenieConfig()
+    tokenizer: Phase = Phase(training=TrainingConfig(steps=3000))
+    latent_actions: Phase = Phase(training=TrainingConfig(steps=3000))
+    dynamics: Phase = Phase(training=TrainingConfig(steps=3000))
+    latent_action_training: LatentActionTraining = "joint"
+    """joint: beside the dynamics model, on pixels (the paper); frozen: before it; through_dynamics: by the dynamics model's gradient"""
+    lam: str | None = None
+    """with frozen: the latent action model to take, a folder or the name of one that ships, instead of training one"""
+    validate_every: int = 500
+    """steps between two looks at the validation videos"""
+
+    devices: int | Literal["auto"] = "auto"
+    """devices of this machine to train on; torchrun overrules it"""
+    num_nodes: int = 1
+    """machines that train together"""
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    """with several devices: ddp splits the batch, fsdp the weights too"""
+
+    def __post_init__(self) -> None:
+        if bool(self.data) == (self.game is not None):
+            raise ValueError("give either --game, or --game None and --data: the videos come from one of the two")
+        if self.lam is not None and self.latent_action_training != "frozen":
+            raise ValueError("--lam is for --latent-action-training frozen: otherwise the latent action model is trained")
+        if not 4 <= self.levels <= len(WORLD_MODEL_LEVELS):
+            raise ValueError(f"levels is {self.levels}; choose 4 to {len(WORLD_MODEL_LEVELS)}")
+
+
+SMALL = Settings(
+    model=coinrun_small(),
+    tokenizer=Phase(training=TrainingConfig(steps=6000, learning_rate=1e-3, schedule="wsd"), clip_length=8),
+    latent_actions=Phase(training=TrainingConfig(steps=3000, learning_rate=2e-3), clip_length=8, batch_size=16),
+    dynamics=Phase(training=TrainingConfig(steps=6000, learning_rate=1e-3, schedule="wsd")),
+    latent_action_training="frozen",
+    lam="coinrun-lam",
+)
+PRESETS = {
+    "tiny": replace(
+        SMALL,
+        preset="tiny",
+        output=Path("runs/world_model/tiny"),
+        model=tiny(),
+        tokenizer=Phase(training=TrainingConfig(steps=300, learning_rate=2e-3), clip_length=8, batch_size=4),
+        dynamics=Phase(training=TrainingConfig(steps=300, learning_rate=2e-3), clip_length=8, batch_size=8),
+        latent_action_training="joint",
+        lam=None,
+        validate_every=150,
+    ),
+    "coinrun-small": SMALL,
+    "coinrun-paper": replace(
+        SMALL,
+        preset="coinrun-paper",
+        output=Path("runs/world_model/coinrun-paper"),
+        difficulties=("hard",),
+        levels=10_000,
+        model=coinrun_paper(),
+        tokenizer=Phase(training=TOKENIZER_TRAINING, batch_size=48),
+        latent_actions=Phase(training=DYNAMICS_TRAINING, batch_size=36),
+        dynamics=Phase(training=DYNAMICS_TRAINING, batch_size=36),
+        latent_action_training="joint",
+        lam=None,
+        validate_every=5000,
+    ),
+    "platformers": replace(
+        SMALL,
+        preset="platformers",
+        output=Path("runs/world_model/platformers"),
+        game=None,
+        data=(Path("platformers.h5"),),
+        model=platformers(),
+        tokenizer=Phase(training=TOKENIZER_TRAINING, batch_size=384),
+        latent_actions=Phase(training=replace(DYNAMICS_TRAINING, steps=125_000), batch_size=512),
+        dynamics=Phase(training=replace(DYNAMICS_TRAINING, steps=125_000), batch_size=512),
+        latent_action_training="joint",
+        lam=None,
+        validate_every=5000,
+    ),
+}

@@ -1,0 +1,97 @@
+"""Whoever plays the game while it is filmed, behind one interface: planners, random play, and experts trained by PPO."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
+
+from genie_agents.coinrun import RIGHT, ProcgenEnv
+from genie_agents.experts.planner import Planner, PlannerConfig
+
+
+class Expert(Protocol):
+    """Anything that plays. `begin` is called at the start of a level and whenever noise has moved the game off the expert's course."""
+
+    def begin(self, env: ProcgenEnv) -> bool:
+        """Look at the game; False if it is lost from here."""
+        ...
+
+    def act(self, obs: np.ndarray) -> int | None:
+        """The next action; None gives the level up."""
+        ...
+
+
+class PlannerExpert:
+    """CoinRun's planner as an `Expert`: plans to the coin from the present state, then plays the plan."""
+
+    def __init__(self, planner: Planner | None = None) -> None:
+        self.planner = planner or Planner()
+        self._plan: Iterator[int] = iter(())
+
+    def begin(self, env: ProcgenEnv) -> bool:
+        plan = self.planner.plan(env.get_state().simulator)
+        self._plan = iter(() if plan is None else plan.tolist())
+        return plan is not None
+
+    def act(self, obs: np.ndarray) -> int | None:
+        return next(self._plan, None)
+
+
+SIGHT = 6.5
+"""Cells that the camera shows on either side of the player."""
+
+
+class SightedPlannerExpert(PlannerExpert):
+    """The planner with a player's eyes: before every step it plans through what the camera shows, and no further.
+
+    A jump carries 7.5 cells, further than the camera sees. A planner that knows the whole level times its jumps by where they will
+    land, which no pupil can see and none can learn. This one loses about one level in ten, but its reasons are in the picture.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._sighted = Planner(PlannerConfig(max_nodes=20_000))  # enough for a screenful; the search sets up tables of that size
+
+    def begin(self, env: ProcgenEnv) -> bool:
+        self._env = env
+        return super().begin(env)
+
+    def act(self, obs: np.ndarray) -> int:
+        plan = self._sighted.plan(self._env.get_state().simulator, sight=SIGHT)
+        return RIGHT if plan is None else int(plan[0])
+
+
+class RandomExpert:
+    """Not an expert at all: uniform over the actions, each held for 1 to `max_hold` steps. It shows what else can happen."""
+
+    def __init__(self, seed: int, *, max_hold: int = 4) -> None:
+        self.max_hold = max_hold
+        self._generator = np.random.default_rng(seed)
+        self._action, self._steps_left = 0, 0
+
+    def begin(self, env: ProcgenEnv) -> bool:
+        self._steps_left = 0
+        return True
+
+    def act(self, obs: np.ndarray) -> int:
+        if self._steps_left == 0:
+            self._action, self._steps_left = int(self._generator.integers(9)), int(self._generator.integers(1, self.max_hold + 1))
+        self._steps_left -= 1
+        return self._action
+
+
+PLANNERS = {"planner": PlannerExpert, "sighted_planner": SightedPlannerExpert}
+RANDOM_PLAYERS = {"random": 4, "sticky": 16}  # steps that a key is held at most
+
+
+def make_expert(name: str, seed: int) -> Expert:
+    """ "planner", "sighted_planner", "random", "sticky" (random, keys held for long), or the folder of a PPO expert."""
+    if name in PLANNERS:
+        return PLANNERS[name]()
+    if name in RANDOM_PLAYERS:
+        return RandomExpert(seed, max_hold=RANDOM_PLAYERS[name])
+    from genie_agents.experts.ppo import PPOExpert  # here, because Stable-Baselines3 is slow to import and seldom needed
+
+    return PPOExpert(name)
