@@ -8,9 +8,9 @@ import torch
 from tqdm import tqdm
 
 
-def training_bar(title: str, steps: int) -> Callable[[int, dict[str, torch.Tensor]], None]:
+def training_bar(title: str, steps: int, *, hidden: bool = False) -> Callable[[int, dict[str, torch.Tensor]], None]:
     """A progress bar for `train`'s `on_step`. It reads the metrics only now and then: reading them waits for the device."""
-    bar = tqdm(total=steps, desc=title, unit="step", dynamic_ncols=True)
+    bar = tqdm(total=steps, desc=title, unit="step", dynamic_ncols=True, disable=hidden)
 
     def on_step(step: int, metrics: dict[str, torch.Tensor]) -> None:
         if step % 20 == 0 or step == steps:

@@ -101,8 +101,10 @@ class Training:
 
     @cached_property
     def validation_clips(self) -> ClipBatch | None:
-        """Clips of episodes that are not learned from, the same for every look."""
+        """Clips of episodes that are not learned from, the same for every look; none where weights are split, as one process looks."""
         settings = self.settings
+        if settings.strategy == "fsdp":
+            return None
         files = [VideoFile(path) for path in settings.validation_data]
         if settings.game is not None:
             with self.fabric.rank_zero_first():
@@ -130,7 +132,10 @@ class Training:
             model.to(fabric.device)
             share = {"rank": fabric.global_rank, "world_size": fabric.world_size}
             batches = ClipSampler(self.files, clip_length=phase.clip_length, batch_size=phase.batch_size, seed=settings.seed, **share)
-            bar, log = training_bar(name, steps), MetricsLog(folder / "log.jsonl", phase.training, every=10)
+            bar, log = (
+                training_bar(name, steps, hidden=not fabric.is_global_zero),
+                MetricsLog(folder / "log.jsonl", phase.training, every=10),
+            )
             validation_log = MetricsLog(folder / "validation.jsonl", phase.training)
 
             def on_step(step: int, metrics: dict[str, Tensor]) -> None:

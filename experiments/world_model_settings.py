@@ -29,7 +29,7 @@ class Settings:
     """Options of the training; the defaults are those of the chosen preset."""
 
     preset: Literal["tiny", "coinrun-small", "coinrun-paper", "platformers"] = "coinrun-small"
-    """tiny: minutes on a CPU, 32 x 32 frames; coinrun-small: plays in real time on 2 cores; coinrun-paper: Appendix F; platformers: 10.7B"""
+    """tiny: minutes on a CPU; coinrun-small: plays in real time on 2 cores; coinrun-paper: Appendix F; platformers: 10.7 billion weights"""
     output: Path = Path("runs/world_model/coinrun-small")
     """folder for the trained world"""
     runs: Path = Path("runs/world_model/stages")
@@ -44,7 +44,7 @@ class Settings:
     difficulties: tuple[Literal["easy", "hard"], ...] = ("easy",)
     """difficulties to record"""
     levels: int = 2000
-    """levels recorded per difficulty: a quarter at random, a quarter with keys held for long, the rest by the noisy planner (CoinRun only)"""
+    """levels recorded per difficulty: a quarter at random, a quarter with keys held for long, the rest by CoinRun's planner with noise"""
     data: tuple[Path, ...] = ()
     """HDF5 videos to learn from instead (written with world_model.data.VideoWriter)"""
     validation_data: tuple[Path, ...] = ()

@@ -1,6 +1,9 @@
 """Worlds learned from videos without action labels (Genie, Bruce et al. 2024): it knows no agent and no game."""
 
+from gymnasium import register
+
 from world_model.dynamics import DynamicsConfig, DynamicsModel
+from world_model.env import GenieEnv, GenieState, GenieVectorEnv
 from world_model.genie import Genie, GenieConfig
 from world_model.labeller import LatentActionLabeller
 from world_model.latent_actions import LatentActionConfig, LatentActionModel
@@ -13,6 +16,9 @@ __all__ = [
     "DynamicsModel",
     "Genie",
     "GenieConfig",
+    "GenieEnv",
+    "GenieState",
+    "GenieVectorEnv",
     "LatentActionConfig",
     "LatentActionLabeller",
     "LatentActionModel",
@@ -22,3 +28,7 @@ __all__ = [
     "VideoTokenizer",
     "VideoTokenizerConfig",
 ]
+
+register(  # worlds do not end by themselves
+    "Genie-v0", "world_model.env:GenieEnv", vector_entry_point="world_model.env:GenieVectorEnv", max_episode_steps=1000
+)

@@ -66,7 +66,10 @@ class DynamicsModel(nn.Module):
             self.head = nn.Linear(d_model, config.num_codes)
 
     def hidden(self, tokens: Tensor, actions: Tensor, cache: TemporalCache | None = None) -> Tensor:
-        """What `head` reads, (B, T, N, D), for tokens (B, T, N) and actions (B, T, E); with `cache`, of the frames after the cached ones."""
+        """What `head` reads, (B, T, N, D), for tokens (B, T, N) and actions (B, T, E).
+
+        With `cache` these frames follow the cached ones.
+        """
         tokens_BTND = self.embed_token(tokens)
         action_BT1D = self.embed_action(actions)[:, :, None]
         if self.config.conditioning == "add":
@@ -113,8 +116,12 @@ def draw_mask(shape: tuple[int, int, int], seeds: Tensor, *, min_rate: float = 0
 def dynamics_loss(logits: Tensor, tokens: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """Cross-entropy in nats of the original tokens (B, T, N) where `mask` hid them, from logits (B, T, N, V); and detached metrics.
 
-    `accuracy` is the share of hidden tokens guessed right.
+    The mean over a clip's hidden tokens, then over clips: it does not depend on how a batch is spread over devices. `accuracy` is the
+    share of hidden tokens guessed right, taken in the same way.
     """
     hidden_logits, hidden_tokens = logits[mask].float(), tokens[mask]
-    loss = F.cross_entropy(hidden_logits, hidden_tokens)
-    return loss, {"cross_entropy": loss.detach(), "accuracy": (hidden_logits.argmax(-1) == hidden_tokens).float().mean()}
+    weight_B = 1 / (len(mask) * mask.sum(dim=(1, 2)).clamp(min=1))
+    weight = weight_B.repeat_interleave(mask.sum(dim=(1, 2)))
+    loss = (weight * F.cross_entropy(hidden_logits, hidden_tokens, reduction="none")).sum()
+    accuracy = (weight * (hidden_logits.argmax(-1) == hidden_tokens)).sum()
+    return loss, {"cross_entropy": loss.detach(), "accuracy": accuracy}

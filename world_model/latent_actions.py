@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from world_model.layers.patches import ConvHead, ConvStem, PatchHead, PatchStem
 from world_model.layers.st_transformer import STTransformer, TransformerConfig
+from world_model.layers.standardize import Standardize
 from world_model.layers.vector_quantizer import Quantized, VectorQuantizer
 from world_model.serialization import load_model, save_model
 
@@ -122,7 +123,7 @@ class LatentActionModel(nn.Module):
                 self.head = PatchHead(out_channels=config.channels, **pixels)
             self.encoder = STTransformer(config.transformer(config.num_layers, config.temporal_window), num_tokens=num_tokens)
             self.to_code = nn.Linear(config.d_model, config.code_dim, bias=False)
-            self.standardize = nn.BatchNorm1d(config.code_dim, affine=False)
+            self.standardize = Standardize(config.code_dim)
             self.from_code = nn.Linear(config.code_dim, config.d_model)
             nn.init.normal_(self.from_code.weight)  # as loud as the tokens it is added to, or the decoder does not hear it
             self.decoder = STTransformer(config.transformer(config.num_decoder_layers, None), num_tokens=num_tokens)
@@ -170,10 +171,7 @@ class LatentActionModel(nn.Module):
 
     def _encode(self, maps: list[Tensor]) -> Quantized:
         tokens_BTND = self.encoder(maps[-1].flatten(2, 3))
-        inputs_BTE = self.to_code(tokens_BTND[:, 1:].mean(dim=2)).float()
-        # Untrained, all inputs point nearly the same way: one code takes all, the decoder learns to ignore it, and nothing ever
-        # asks for more. Standardised over the batch they spread over the sphere from the first step.
-        return self.quantizer(self.standardize(inputs_BTE.flatten(0, 1)).view(inputs_BTE.shape))
+        return self.quantizer(self.standardize(self.to_code(tokens_BTND[:, 1:].mean(dim=2))))
 
     def _decode(self, maps: list[Tensor], vectors_BTE: Tensor) -> Tensor:
         past = [map_[:, :-1] for map_ in maps]

@@ -68,7 +68,8 @@ def coinrun_paper() -> GenieConfig:
 def platformers() -> GenieConfig:
     """The Platformers model (Appendix C): 200M tokenizer, 300M latent action model, 10.1B dynamics.
 
-    Frames of 160 x 90 are padded to 160 x 96, which divides into the patches of all parts.
+    Frames of 160 x 90 are padded to 160 x 96, which divides into the patches of all parts. Codes are moving averages, because codes that
+    learn by gradient cannot be revived where weights are split over devices.
     """
     return GenieConfig(
         tokenizer=VideoTokenizerConfig(
@@ -77,6 +78,7 @@ def platformers() -> GenieConfig:
             patch_size=4,
             encoder=_multi_query(num_layers=12, d_model=512, num_heads=8, head_dim=64),
             decoder=_multi_query(num_layers=20, d_model=1024, num_heads=16, head_dim=64),
+            codebook_update="ema",
         ),
         latent_actions=LatentActionConfig(
             image_height=96,
@@ -92,6 +94,7 @@ def platformers() -> GenieConfig:
             temporal_window=WINDOW,
             num_codes=8,
             stem="patch",
+            codebook_update="ema",
         ),
         dynamics=DynamicsConfig(num_tokens=960, transformer=_multi_query(num_layers=48, d_model=5120, num_heads=36, head_dim=128)),
         sampling=SamplingConfig(steps=25, temperature=2.0),

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from world_model.layers.patches import ConvHead, ConvStem, PatchHead, PatchStem
 from world_model.layers.st_transformer import STTransformer, TransformerConfig
+from world_model.layers.standardize import Standardize
 from world_model.layers.temporal_cache import TemporalCache
 from world_model.layers.vector_quantizer import Quantized, VectorQuantizer
 from world_model.serialization import load_model, save_model
@@ -93,6 +94,7 @@ class VideoTokenizer(nn.Module):
                 self.head = PatchHead(out_channels=config.channels, d_model=decoder_width, patch_size=config.patch_size)
             self.encoder = STTransformer(config.encoder, num_tokens=config.num_tokens)
             self.to_code = nn.Linear(encoder_width, config.code_dim, bias=False)
+            self.standardize = Standardize(config.code_dim)
             self.from_code = nn.Linear(config.code_dim, decoder_width)
             self.decoder = STTransformer(config.decoder, num_tokens=config.num_tokens)
         self.quantizer = VectorQuantizer(
@@ -104,7 +106,10 @@ class VideoTokenizer(nn.Module):
         )
 
     def encode(self, frames: Tensor) -> Quantized:
-        """Tokens of frames (B, T, H, W, C) uint8: `.indices` (B, T, N) int64, row by row; ValueError for frames of another shape or type."""
+        """Tokens of frames (B, T, H, W, C) uint8: `.indices` (B, T, N) int64, row by row.
+
+        Raises ValueError for frames of another shape or type.
+        """
         config = self.config
         expected = (config.image_height, config.image_width, config.channels)
         if frames.ndim != 5 or tuple(frames.shape[2:]) != expected or frames.dtype != torch.uint8:
@@ -114,7 +119,7 @@ class VideoTokenizer(nn.Module):
             )
         tokens = self.stem(frames.flatten(0, 1).float() / 255)[-1]
         tokens_BTND = self.encoder(tokens.flatten(1, 2).unflatten(0, frames.shape[:2]))
-        return self.quantizer(self.to_code(tokens_BTND))
+        return self.quantizer(self.standardize(self.to_code(tokens_BTND)))
 
     def decode(self, tokens: Tensor, cache: TemporalCache | None = None) -> Tensor:
         """Frames (B, T, H, W, C) in [0, 1] of tokens (B, T, N); with `cache`, of those that follow the cached ones."""

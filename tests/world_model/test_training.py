@@ -1,11 +1,23 @@
-"""The shared loop: learns, resumes bit-identically, refuses what does not belong to it."""
+"""The shared loop: learns, resumes bit-identically whatever ends it, refuses what does not belong to it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from world_model.training import TrainingConfig, train
+from world_model.training import DYNAMICS_TRAINING, TOKENIZER_TRAINING, MetricsLog, TrainingConfig, read_log, train
+
+KILLED_RUN = TrainingConfig(steps=300, ema_decay=0.9)
 
 
 class NumberedBatches:
@@ -14,15 +26,15 @@ class NumberedBatches:
     def __init__(self) -> None:
         self.position = 0
 
-    def __next__(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def __next__(self) -> tuple[Tensor, Tensor]:
         x = torch.from_numpy(np.random.default_rng(self.position).normal(size=(16, 3)).astype(np.float32))
         self.position += 1
         return x, x.sum(dim=1, keepdim=True)
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, int]:
         return {"position": self.position}
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict[str, int]) -> None:
         self.position = state["position"]
 
 
@@ -31,50 +43,169 @@ def model() -> nn.Module:
     return nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.2), nn.Linear(8, 1))
 
 
-def loss_function(model, batch):
+def loss_function(model: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
     loss = (model(batch[0]) - batch[1]).square().mean()
     return loss, {}
 
 
-def run(config, checkpoint=None, stop_at=None, every=0.0):
+def run(
+    config: TrainingConfig, checkpoint: Path | None = None, stop_at: int | None = None, every: float = 0.0, **settings: Any
+) -> tuple[nn.Module, list[float]]:
     trained, losses = model(), []
 
-    def on_step(step, metrics):
+    def on_step(step: int, metrics: dict[str, Tensor]) -> None:
         losses.append(metrics["loss"].item())
         if step == stop_at:
             raise KeyboardInterrupt
 
     torch.manual_seed(1)
     try:
-        train(trained, loss_function, NumberedBatches(), config, checkpoint=checkpoint, checkpoint_seconds=every, on_step=on_step)
+        steps = train(
+            trained, loss_function, NumberedBatches(), config, checkpoint=checkpoint, checkpoint_seconds=every, on_step=on_step, **settings
+        )
+        assert "minutes" in settings or steps == config.steps
     except KeyboardInterrupt:
         assert len(losses) == stop_at
     return trained, losses
 
 
-def test_learns():
+def assert_same_weights(first: nn.Module, second: nn.Module) -> None:
+    for name, tensor in first.state_dict().items():
+        assert torch.equal(tensor, second.state_dict()[name]), name
+
+
+def test_learns() -> None:
     _, losses = run(TrainingConfig(steps=300, learning_rate=1e-2))
     assert np.mean(losses[-50:]) < 0.3 * np.mean(losses[:10])
 
 
-def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path):
-    config = TrainingConfig(steps=20)
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path, ema_decay: float) -> None:
+    config = TrainingConfig(steps=20, ema_decay=ema_decay)
     whole, losses = run(config)
     _, before = run(config, tmp_path / "run.safetensors", stop_at=8)
     torch.manual_seed(999)  # resume must restore the generator that dropout draws from
     resumed, after = run(config, tmp_path / "run.safetensors")
     # The interrupt came before step 8 was saved: the run goes on after step 7 and repeats it.
     assert before[:7] + after == losses
-    for name, tensor in whole.state_dict().items():
-        assert torch.equal(tensor, resumed.state_dict()[name]), name
-    _, again = run(config, tmp_path / "run.safetensors")
+    assert_same_weights(whole, resumed)
+    finished, again = run(config, tmp_path / "run.safetensors")
     assert again == []  # a finished run is not trained further
+    assert_same_weights(whole, finished)
 
 
-def test_other_configurations_models_and_damaged_files_are_refused(tmp_path):
+def test_a_run_that_is_out_of_time_goes_on_in_the_next_call(tmp_path: Path) -> None:
+    config = TrainingConfig(steps=6, ema_decay=0.9)
+    whole, losses = run(config)
+    parts = []
+    for done in range(1, 7):
+        trained = model()
+        torch.manual_seed(1)
+        steps = train(
+            trained,
+            loss_function,
+            NumberedBatches(),
+            config,
+            checkpoint=tmp_path / "run.safetensors",
+            minutes=0,
+            on_step=lambda step, metrics: parts.append(metrics["loss"].item()),
+        )
+        assert steps == done  # out of time after each step
+    assert parts == losses
+    assert_same_weights(whole, trained)
+
+
+def test_ctrl_c_ends_the_step_and_saves_it(tmp_path: Path) -> None:
+    config, path, losses = TrainingConfig(steps=20), tmp_path / "run.safetensors", []
+
+    def on_step(step: int, metrics: dict[str, Tensor]) -> None:
+        losses.append(metrics["loss"].item())
+        if step == 8:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    torch.manual_seed(1)
+    trained = model()
+    torch.manual_seed(1)
+    with pytest.raises(KeyboardInterrupt):
+        train(trained, loss_function, NumberedBatches(), config, checkpoint=path, on_step=on_step)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert losses + run(config, path)[1] == run(config)[1]
+
+
+def train_with_log(folder: Path, seconds_per_step: float = 0.0) -> nn.Module:
+    log = MetricsLog(folder / "log.jsonl", KILLED_RUN)
+
+    def on_step(step: int, metrics: dict[str, Tensor]) -> None:
+        log(step, metrics)
+        time.sleep(seconds_per_step)
+
+    trained = model()
+    torch.manual_seed(1)
+    train(
+        trained,
+        loss_function,
+        NumberedBatches(),
+        KILLED_RUN,
+        checkpoint=folder / "run.safetensors",
+        checkpoint_seconds=0.02,
+        on_step=on_step,
+    )
+    return trained
+
+
+def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path) -> None:
+    run_folder, log = tmp_path / "run", tmp_path / "run" / "log.jsonl"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    for lines in (30, 90):  # killed twice, the second time after a resume
+        process = subprocess.Popen([sys.executable, __file__, str(run_folder)], env=environment)
+        while not log.exists() or log.read_bytes().count(b"\n") < lines:
+            assert process.poll() is None, "the run ended before it was killed"
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+    with log.open("a") as file:
+        file.write('{"step": 4')  # cut short by the kill
+    resumed = train_with_log(run_folder)
+    whole = train_with_log(tmp_path / "whole")
+    assert_same_weights(whole, resumed)
+    entries, expected = read_log(log), read_log(tmp_path / "whole" / "log.jsonl")
+    assert [entry["step"] for entry in entries] == list(range(1, KILLED_RUN.steps + 1))
+    assert [entry["loss"] for entry in entries] == [entry["loss"] for entry in expected]
+    seconds = [entry["seconds"] for entry in entries]
+    assert seconds == sorted(seconds)
+
+
+def test_log_holds_every_so_many_steps_and_the_last(tmp_path: Path) -> None:
+    config = TrainingConfig(steps=8, warmup_steps=4, learning_rate=1.0)
+    log = MetricsLog(tmp_path / "deep" / "log.jsonl", config, every=3)
+    for step in range(1, 9):
+        log(step, {"loss": torch.tensor(float(step)), "picture": torch.zeros(2, 2)})
+    entries = [json.loads(line) for line in (tmp_path / "deep" / "log.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in entries] == [3, 6, 8]
+    assert entries[0].keys() == {"step", "seconds", "learning_rate", "loss"}
+    assert entries[0]["learning_rate"] == pytest.approx(0.75) and entries[0]["loss"] == 3.0
+    with pytest.raises(ValueError, match="log every step"):
+        MetricsLog(tmp_path / "log.jsonl", config, every=0)
+
+
+def test_averaged_weights_are_the_moving_average_of_the_weights() -> None:
+    config = TrainingConfig(steps=12, ema_decay=0.7)
+    trained, expected = model(), None
+    expected = {name: weight.detach().clone() for name, weight in trained.named_parameters()}
+
+    def on_step(step: int, metrics: dict[str, Tensor]) -> None:
+        for name, weight in trained.named_parameters():
+            expected[name] = 0.7 * expected[name] + 0.3 * weight.detach()
+
+    train(trained, loss_function, NumberedBatches(), config, on_step=on_step)
+    for name, weight in trained.named_parameters():
+        torch.testing.assert_close(weight.detach(), expected[name])
+
+
+def test_other_configurations_models_and_damaged_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "run.safetensors"
     run(TrainingConfig(steps=3), path)
-    with pytest.raises(ValueError, match="start anew"):
+    with pytest.raises(ValueError, match="trained with steps 3, not 4; remove .* to start anew"):
         run(TrainingConfig(steps=4), path)
     with pytest.raises(ValueError, match="another model"):
         train(nn.Linear(3, 1), loss_function, NumberedBatches(), TrainingConfig(steps=3), checkpoint=path)
@@ -83,15 +214,45 @@ def test_other_configurations_models_and_damaged_files_are_refused(tmp_path):
         run(TrainingConfig(steps=3), path)
 
 
-def test_schedule_warms_up_and_decays():
+def test_cosine_schedule_warms_up_and_decays() -> None:
     config = TrainingConfig(steps=100, warmup_steps=10, learning_rate=1.0, min_learning_rate=0.1)
     rates = [config.learning_rate_at(step) for step in range(100)]
     assert rates[0] == pytest.approx(0.1) and max(rates) == pytest.approx(1.0) and rates.index(max(rates)) in (9, 10)
     assert rates[-1] == pytest.approx(0.1, abs=0.01) and rates[10:] == sorted(rates[10:], reverse=True)
 
 
-def test_bad_settings_are_refused():
-    with pytest.raises(ValueError, match="at least 1 step"):
-        TrainingConfig(steps=0)
-    with pytest.raises(ValueError, match="min_learning_rate"):
-        TrainingConfig(steps=1, learning_rate=1e-4, min_learning_rate=1e-3)
+def test_wsd_schedule_is_flat_until_it_decays() -> None:
+    config = TrainingConfig(steps=100, schedule="wsd", warmup_steps=10, decay_fraction=0.2, learning_rate=1.0, min_learning_rate=0.1)
+    rates = [config.learning_rate_at(step) for step in range(101)]
+    assert rates[9:81] == [1.0] * 72
+    assert np.diff(rates[80:]) == pytest.approx(np.full(20, -0.9 / 20))
+    assert rates[100] == pytest.approx(0.1)
+
+
+def test_the_papers_settings_have_the_papers_rates() -> None:
+    assert {TOKENIZER_TRAINING.learning_rate_at(step) for step in (9_999, 50_000, 299_999)} == {3e-4}
+    assert DYNAMICS_TRAINING.learning_rate_at(4_999) == pytest.approx(3e-5)
+    assert DYNAMICS_TRAINING.learning_rate_at(199_999) == pytest.approx(3e-6, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"steps": 0}, "at least 1 step"),
+        ({"min_learning_rate": 1.0}, "min_learning_rate"),
+        ({"schedule": "linear"}, "choose 'cosine' or 'wsd'"),
+        ({"warmup_steps": -1}, "warmup_steps"),
+        ({"decay_fraction": 0.0}, "share of the steps"),
+        ({"weight_decay": -0.1}, "weight_decay"),
+        ({"beta2": 1.0}, "beta2 is 1.0"),
+        ({"ema_decay": 1.0}, "ema_decay is 1.0"),
+        ({"gradient_clip": 0.0}, "positive norm"),
+    ],
+)
+def test_bad_settings_are_refused(setting: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(TrainingConfig(steps=1), **setting)
+
+
+if __name__ == "__main__":  # the run that a test kills
+    train_with_log(Path(sys.argv[1]), seconds_per_step=0.005)

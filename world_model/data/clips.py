@@ -19,10 +19,14 @@ class ClipBatch:
     """`frames` (B, T, H, W, C) uint8 and `positions` (B,) int64: each clip's first frame, counted over all files in order.
 
     Labels of the same clips: `np.concatenate([file.actions() for file in files])[positions[:, None] + np.arange(T - 1)]`.
+
+    `seeds` (B,) int64, at least 0: a random number for each clip. A loss that needs randomness draws it for each clip from here, and so
+    depends neither on the number of devices nor on what else draws random numbers.
     """
 
     frames: np.ndarray
     positions: np.ndarray
+    seeds: np.ndarray
 
 
 class ClipSampler:
@@ -32,14 +36,24 @@ class ClipSampler:
     long episode gives more clips than a short one. `state_dict` and `load_state_dict` resume with the very batch that would have
     come next.
 
-    Raises ValueError where no file is given, frame shapes differ between files, or no episode is long enough for a clip.
+    With several processes, each reads its own share of the same batch: `batch_size` counts the clips of all of them together, and the
+    process of `rank` gets the rank-th of `world_size` equal parts. A state may be loaded with another number of processes.
+
+    Raises ValueError where no file is given, frame shapes differ between files, no episode is long enough for a clip, or the batch
+    cannot be divided among the processes.
     """
 
-    def __init__(self, files: Sequence[VideoFile], *, clip_length: int, batch_size: int, seed: int) -> None:
+    def __init__(
+        self, files: Sequence[VideoFile], *, clip_length: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1
+    ) -> None:
         if not files:
             raise ValueError("no video file to sample from: pass at least one")
         if clip_length < 1 or batch_size < 1:
             raise ValueError(f"clip_length and batch_size must be at least 1, not {clip_length} and {batch_size}")
+        if batch_size % world_size:
+            raise ValueError(f"a batch of {batch_size} clips cannot be divided among {world_size} processes: make batch_size a multiple")
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank is {rank}; with {world_size} processes give one of 0 to {world_size - 1}")
         for file in files:
             if file.frame_shape != files[0].frame_shape:
                 raise ValueError(
@@ -53,6 +67,7 @@ class ClipSampler:
         self.files = tuple(files)
         self.clip_length = clip_length
         self.batch_size = batch_size
+        self._share = slice(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
         self._file_starts = np.cumsum([0] + [file.num_frames for file in files])
         self._episode_starts = np.cumsum(lengths) - lengths
         self._last_start = np.cumsum(num_starts)  # valid starts of this and all episodes before it
@@ -63,15 +78,17 @@ class ClipSampler:
         return self
 
     def __next__(self) -> ClipBatch:
-        starts = self._generator.integers(self._last_start[-1], size=self.batch_size)
+        # Every process draws the numbers of the whole batch, so that their generators stay in step.
+        starts = self._generator.integers(self._last_start[-1], size=self.batch_size)[self._share]
+        seeds = self._generator.integers(2**63, size=self.batch_size)[self._share]
         episodes = np.searchsorted(self._last_start, starts, side="right")
         positions = self._episode_starts[episodes] + starts - self._first_start[episodes]
-        frames_BTHWC = np.empty((self.batch_size, self.clip_length, *self.files[0].frame_shape), np.uint8)
+        frames_BTHWC = np.empty((len(starts), self.clip_length, *self.files[0].frame_shape), np.uint8)
         file_indices = np.searchsorted(self._file_starts, positions, side="right") - 1
         for clip_THWC, position, index in zip(frames_BTHWC, positions, file_indices, strict=True):
             first = position - self._file_starts[index]
             self.files[index].frames.read_direct(clip_THWC, np.s_[first : first + self.clip_length])
-        return ClipBatch(frames_BTHWC, positions)
+        return ClipBatch(frames_BTHWC, positions, seeds)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the sampler stands, fit for JSON."""
@@ -89,4 +106,9 @@ class ClipSampler:
 
     def _identity(self) -> dict[str, int]:
         """What a state must share with the sampler that loads it, or the clips would silently be other ones."""
-        return {"clip_length": self.clip_length, "batch_size": self.batch_size, "num_clip_starts": int(self._last_start[-1])}
+        return {
+            "clip_length": self.clip_length,
+            "batch_size": self.batch_size,
+            "num_clip_starts": int(self._last_start[-1]),
+            "draws_per_clip": 2,  # earlier samplers drew no seeds
+        }

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.distributed
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -20,8 +21,9 @@ class Quantized:
     """What the quantizer says about vectors of shape (..., E).
 
     `vectors` (..., E) float32 are the chosen unit codes, with the gradient passed straight through to the input; `indices` (...)
-    int64 name them; `usage` (K,) int64 counts them. `codebook_loss` pulls codes to inputs, `commitment_loss` inputs to codes
-    (both the squared distance of unit vectors, 0 to 4; the first is zero when the codebook is a moving average).
+    int64 name them; `usage` (K,) int64 counts them, in training over all processes. `codebook_loss` pulls codes to inputs,
+    `commitment_loss` inputs to codes (both the squared distance of unit vectors, 0 to 4; the first is zero when the codebook is a
+    moving average).
     """
 
     vectors: Tensor
@@ -40,6 +42,9 @@ class VectorQuantizer(nn.Module):
 
     Over the first `ramp_steps` training steps the result goes from the bare input to its code, and the commitment loss from zero
     to its full size: whoever reads the codes first learns to use the inputs, and whoever makes them learns what is of use.
+
+    Where torch.distributed is initialised, training keeps the codes of all processes alike: usage and moving averages are of all their
+    inputs, and so is the draw of revived codes. Each must then train on an equal share of the batch. The losses are of its own share.
     """
 
     codes: Tensor
@@ -89,6 +94,7 @@ class VectorQuantizer(nn.Module):
             chosen_RE = codes_KE[indices_R]
             usage_K = torch.bincount(indices_R, minlength=len(codes_KE))
             if self.training:
+                usage_K = _sum_over_processes(usage_K)
                 self._count(inputs_RE.detach(), indices_R, usage_K)
             codebook_loss = (chosen_RE - inputs_RE.detach()).square().sum(-1).mean()
             commitment_loss = hardness * (inputs_RE - chosen_RE.detach()).square().sum(-1).mean()
@@ -106,9 +112,14 @@ class VectorQuantizer(nn.Module):
         dead_K = self.unused_steps >= self.reset_after
         if not dead_K.any():
             return
+        rank, world_size = _rank_and_world_size()
         generator = torch.Generator().manual_seed(self.seed + int(self.steps))
-        order_R = torch.randperm(len(inputs_RE), generator=generator)  # no input twice: codes on one spot would share its fate
-        revived_KE = inputs_RE[order_R[torch.arange(len(dead_K)) % len(order_R)].to(inputs_RE.device)]
+        order = torch.randperm(world_size * len(inputs_RE), generator=generator)  # over the inputs of all processes, by rank
+        rows_K = order[torch.arange(len(dead_K)) % len(order)].to(inputs_RE.device)  # no input twice: codes on one spot share its fate
+        rows_K -= rank * len(inputs_RE)
+        owned_K = (rows_K >= 0) & (rows_K < len(inputs_RE))
+        revived_KE = torch.where(owned_K[:, None], inputs_RE[rows_K.clamp(0, len(inputs_RE) - 1)], 0.0)
+        revived_KE = _sum_over_processes(revived_KE)  # each row comes from the one process that holds it
         self.codes[dead_K] = revived_KE[dead_K].to(self.codes.dtype)
         self.unused_steps[dead_K] = 0
         if self.update == "ema":
@@ -121,6 +132,19 @@ class VectorQuantizer(nn.Module):
         self.unused_steps.copy_(torch.where(usage_K > 0, 0, self.unused_steps + 1))
         if self.update == "ema":
             sums_KE = torch.zeros_like(self.mean_inputs).index_add_(0, indices_R, inputs_RE)
-            self.mean_inputs.lerp_(sums_KE, 1 - self.ema_decay)
+            self.mean_inputs.lerp_(_sum_over_processes(sums_KE), 1 - self.ema_decay)
             self.mean_usage.lerp_(usage_K.float(), 1 - self.ema_decay)
             self.codes.copy_(F.normalize(self.mean_inputs, dim=-1))
+
+
+def _rank_and_world_size() -> tuple[int, int]:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
+
+
+def _sum_over_processes(tensor: Tensor) -> Tensor:
+    """The sum of `tensor`, in place, over all processes that train together; one alone keeps its own."""
+    if _rank_and_world_size()[1] > 1:
+        torch.distributed.all_reduce(tensor)
+    return tensor

@@ -1,7 +1,22 @@
-"""Training: one loop that every component shares, with checkpoints from which a run goes on bit-identically."""
+"""Training: one loop that every component shares, on any number of devices, with checkpoints from which a run goes on bit-identically."""
 
 from world_model.training.allocator import keep_freed_memory
+from world_model.training.config import DYNAMICS_TRAINING, TOKENIZER_TRAINING, TrainingConfig
+from world_model.training.fabric import make_fabric
 from world_model.training.latent_actions import train_latent_action_model
-from world_model.training.loop import Batches, TrainingConfig, train
+from world_model.training.log import MetricsLog, read_log
+from world_model.training.loop import train
+from world_model.training.state import Batches
 
-__all__ = ["Batches", "TrainingConfig", "keep_freed_memory", "train", "train_latent_action_model"]
+__all__ = [
+    "DYNAMICS_TRAINING",
+    "TOKENIZER_TRAINING",
+    "Batches",
+    "MetricsLog",
+    "TrainingConfig",
+    "keep_freed_memory",
+    "make_fabric",
+    "read_log",
+    "train",
+    "train_latent_action_model",
+]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,7 +12,11 @@ from torch import Tensor
 from world_model.data import ClipBatch, ClipSampler, VideoFile
 from world_model.latent_actions import LatentActionConfig, LatentActionModel, latent_action_loss
 from world_model.precision import bf16_autocast
-from world_model.training.loop import TrainingConfig, train
+from world_model.training.config import TrainingConfig
+from world_model.training.loop import train
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 
 def train_latent_action_model(
@@ -23,18 +28,24 @@ def train_latent_action_model(
     batch_size: int,
     seed: int = 0,
     device: str | torch.device = "cpu",
+    fabric: Fabric | None = None,
     checkpoint: Path | None = None,
     on_step: Callable[[int, dict[str, Tensor]], None] | None = None,
 ) -> LatentActionModel:
-    """Train on clips of `clip_length` frames from all episodes of `files` (Genie, section 2.1). `on_step` and `checkpoint`: see `train`."""
-    model = LatentActionModel(model_config, seed=seed).to(device)
-    batches = ClipSampler(files, clip_length=clip_length, batch_size=batch_size, seed=seed)
+    """Train on clips of `clip_length` frames from all episodes of `files` (Genie, section 2.1). `on_step` and `checkpoint`: see `train`.
+
+    With `fabric` (see `make_fabric`) its devices share each batch of `batch_size` clips, and `device` is not used. Each device then
+    standardises what it encodes over its own share, so the result depends a little on their number.
+    """
+    model = LatentActionModel(model_config, seed=seed).to(device if fabric is None else fabric.device)
+    rank, world_size = (0, 1) if fabric is None else (fabric.global_rank, fabric.world_size)
+    batches = ClipSampler(files, clip_length=clip_length, batch_size=batch_size, seed=seed, rank=rank, world_size=world_size)
 
     def loss_function(model: torch.nn.Module, batch: ClipBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        frames = torch.from_numpy(batch.frames).to(device)
+        frames = torch.from_numpy(batch.frames).to(next(model.parameters()).device)
         with bf16_autocast(frames.device):
             output = model(frames)
         return latent_action_loss(output, frames)
 
-    train(model, loss_function, batches, training_config, checkpoint=checkpoint, on_step=on_step)
+    train(model, loss_function, batches, training_config, fabric=fabric, checkpoint=checkpoint, on_step=on_step)
     return model

@@ -1,61 +1,42 @@
-"""The training loop that every component shares: AdamW, warm-up and cosine decay, gradient clipping, bf16 matrix work, resume."""
+"""The training loop that every component shares: AdamW, schedule, gradient clipping, averaged weights, resume; on any number of devices."""
 
 from __future__ import annotations
 
 import math
+import signal
+import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from world_model.training.checkpoint import load_checkpoint, save_checkpoint
+from world_model.training.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
+from world_model.training.config import TrainingConfig
+from world_model.training.fabric import single_device_fabric
+from world_model.training.state import Batches, TrainingState
 
-Batch = TypeVar("Batch", covariant=True)
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
 B = TypeVar("B")
 
-
-class Batches(Protocol, Generic[Batch]):
-    """An endless, seeded stream of batches that can say where it stands (a JSON-serialisable dict) and return there."""
-
-    def __next__(self) -> Batch: ...
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+CLOCK_STEPS = 10  # with several processes, how often they ask the first one for the time: asking makes them wait for each other
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainingConfig:
-    """How to optimise. The schedule is linear warm-up, then a cosine from `learning_rate` down to `min_learning_rate` at `steps`."""
+class Objective(nn.Module):
+    """The loss of a batch as one module: DDP and FSDP act around its forward, whatever the loss function calls of the model inside."""
 
-    steps: int
-    learning_rate: float = 1e-3
-    min_learning_rate: float = 1e-5
-    warmup_steps: int = 100
-    weight_decay: float = 1e-4
-    beta1: float = 0.9
-    beta2: float = 0.99
-    gradient_clip: float = 1.0
+    def __init__(self, model: nn.Module, loss_function: Callable[[nn.Module, Any], tuple[Tensor, dict[str, Tensor]]]) -> None:
+        super().__init__()
+        self.model = model
+        self.loss_function = loss_function
 
-    def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps is {self.steps}; train for at least 1 step")
-        if not 0 <= self.min_learning_rate <= self.learning_rate:
-            raise ValueError(f"min_learning_rate {self.min_learning_rate} must lie between 0 and learning_rate {self.learning_rate}")
-        if self.gradient_clip <= 0:
-            raise ValueError(f"gradient_clip is {self.gradient_clip}; give a positive norm")
-
-    def learning_rate_at(self, step: int) -> float:
-        """Learning rate of step `step`, counted from 0."""
-        warmup_steps = min(self.warmup_steps, self.steps // 2)  # a run shorter than the warm-up must still reach its learning rate
-        if step < warmup_steps:
-            return self.learning_rate * (step + 1) / warmup_steps
-        progress = (step - warmup_steps) / max(1, self.steps - warmup_steps)
-        return self.min_learning_rate + (self.learning_rate - self.min_learning_rate) * 0.5 * (1 + math.cos(math.pi * progress))
+    def forward(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.loss_function(self.model, batch)
 
 
 def train(
@@ -64,46 +45,107 @@ def train(
     batches: Batches[B],
     config: TrainingConfig,
     *,
+    fabric: Fabric | None = None,
     checkpoint: str | Path | None = None,
     checkpoint_seconds: float = 60.0,
+    minutes: float | None = None,
     on_step: Callable[[int, dict[str, Tensor]], None] | None = None,
-) -> None:
-    """Train `model` in place for `config.steps` steps.
+) -> int:
+    """Train `model` in place up to step `config.steps`, or for `minutes`, and return the number of steps done in all calls together.
 
-    `loss_function(model, batch)` returns the loss and a dict of metrics; `on_step(step, metrics)` sees them after each step (progress
-    bars and logs live there). With `checkpoint`, the run is saved there every `checkpoint_seconds` and at its end, and goes
-    on from there, bit-identically on one CPU, when called again: an interrupt costs at most the seconds since the last save.
+    `loss_function(model, batch)` returns the loss and a dict of scalar metrics. `on_step(step, metrics)` sees them after each step,
+    averaged over all processes, in the first process only (progress bars and logs live there). `fabric` (see `make_fabric`) says on
+    which devices; without one, training stays on the device that the model is on.
+
+    With `checkpoint`, the run is saved there every `checkpoint_seconds` and at its end, and goes on from there, bit-identically on one
+    CPU, when called again. On one device Ctrl-C ends the step and saves; a kill, or Ctrl-C on several devices, costs the steps since the
+    last save. With FSDP the path is a folder that all nodes share, and the model keeps its shards: to have the whole weights, call
+    `train` with the finished folder in a single process.
 
     Raises:
-        ValueError: the checkpoint belongs to another model or configuration.
+        ValueError: the checkpoint is damaged, belongs to another model or configuration, or is not seen by all processes.
     """
-    matrices = [p for p in model.parameters() if p.requires_grad and p.ndim >= 2]
-    vectors = [p for p in model.parameters() if p.requires_grad and p.ndim < 2]
-    optimizer = torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
-        lr=config.learning_rate,
-        betas=(config.beta1, config.beta2),
-    )
-    step = 0
+    fabric = fabric or single_device_fabric(next(model.parameters()).device)
+    objective = fabric.setup_module(Objective(model, loss_function))
+    state = TrainingState(model, batches, config)  # after the set-up, which may replace the weights by shards
     path = Path(checkpoint) if checkpoint is not None else None
-    if path is not None and path.exists():
-        step = load_checkpoint(path, model, optimizer, batches, config)
-    model.train()
-    saved_at, saved_step = time.monotonic(), step
-    while step < config.steps:
-        for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate_at(step)
-        loss, metrics = loss_function(model, next(batches))
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        metrics["gradient_norm"] = nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip)
-        optimizer.step()
-        step += 1
-        if on_step is not None:
-            on_step(step, {"loss": loss.detach(), **metrics})
-        if path is not None and time.monotonic() - saved_at > checkpoint_seconds:
-            save_checkpoint(path, model, optimizer, batches, config, step)
-            saved_at, saved_step = time.monotonic(), step
+    step = saved_step = resume(path, state, fabric)
+    save_at = time.monotonic() + checkpoint_seconds
+    stop_at = time.monotonic() + 60 * minutes if minutes is not None else math.inf
+
+    objective.train()
+    with delayed_interrupt(enabled=path is not None and fabric.world_size == 1) as interrupted:
+        while step < config.steps:
+            for group in state.optimizer.param_groups:
+                group["lr"] = config.learning_rate_at(step)
+            loss, metrics = objective(next(batches))
+            state.optimizer.zero_grad(set_to_none=True)
+            fabric.backward(loss)
+            norm = nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip)
+            state.optimizer.step()
+            state.update_average()
+            step += 1
+
+            norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # that of all shards together
+            metrics = average_over_processes(fabric, {"loss": loss.detach(), **metrics, "gradient_norm": norm})
+            if on_step is not None and fabric.is_global_zero:
+                on_step(step, metrics)
+            now, interrupt = time.monotonic(), interrupted()
+            save, stop = agree(fabric, step, now > save_at, now > stop_at)
+            if path is not None and (save or interrupt):
+                save_checkpoint(path, state, step, fabric)
+                saved_step, save_at = step, time.monotonic() + checkpoint_seconds
+            if interrupt:
+                raise KeyboardInterrupt
+            if stop:
+                break
     if path is not None and saved_step < step:
-        save_checkpoint(path, model, optimizer, batches, config, step)
+        save_checkpoint(path, state, step, fabric)
+    fabric.barrier()  # no process may read the checkpoint before the first one has written it
+    state.use_average()
     model.eval()
+    return step
+
+
+def resume(path: Path | None, state: TrainingState, fabric: Fabric) -> int:
+    """Load the checkpoint, where there is one, and return the number of steps done."""
+    step = load_checkpoint(path, state) if path is not None and has_checkpoint(path) else 0
+    if fabric.broadcast(step) != step:
+        raise ValueError(f"not every process sees the checkpoint {path}: put it on a file system that all machines share")
+    return step
+
+
+def agree(fabric: Fabric, step: int, *decisions: bool) -> tuple[bool, ...]:
+    """The first process's decisions: clocks differ, and all must save and stop after the same step."""
+    if fabric.world_size == 1:
+        return decisions
+    return fabric.broadcast(decisions) if step % CLOCK_STEPS == 0 else (False,) * len(decisions)
+
+
+def average_over_processes(fabric: Fabric, metrics: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The mean of each scalar metric over all processes, by one message for all of them."""
+    if fabric.world_size == 1:
+        return metrics
+    means = fabric.all_reduce(torch.stack([metric.detach().float() for metric in metrics.values()]), reduce_op="mean")
+    return dict(zip(metrics, means, strict=True))
+
+
+@contextmanager
+def delayed_interrupt(*, enabled: bool) -> Iterator[Callable[[], bool]]:
+    """Only note the first Ctrl-C, so that the step can be ended and saved; a second one interrupts at once. Gives whether there was one."""
+    received: list[int] = []
+
+    def note(number: int, _frame: object) -> None:
+        received.append(number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    # A program that handles Ctrl-C in its own way keeps it, and only the main thread may set handlers.
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    enabled = enabled and in_main_thread and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if enabled:
+        signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: bool(received)
+    finally:
+        if enabled:
+            signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,0 +1,68 @@
+"""What changes while a run trains: weights, AdamW's moments, averaged weights and the position in the data."""
+
+from __future__ import annotations
+
+from typing import Any, Generic, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from world_model.training.config import TrainingConfig
+
+Batch = TypeVar("Batch", covariant=True)
+
+
+class Batches(Protocol, Generic[Batch]):
+    """An endless, seeded stream of batches that can say where it stands (a JSON-serialisable dict) and return there.
+
+    With several processes each one's stream gives its own share of every global batch, and `state_dict` is the same for all.
+    """
+
+    def __next__(self) -> Batch: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class TrainingState:
+    """A model with the optimizer, the averaged weights (none without `config.ema_decay`) and the data it is trained with."""
+
+    def __init__(self, model: nn.Module, batches: Batches[Any], config: TrainingConfig) -> None:
+        self.model, self.batches, self.config = model, batches, config
+        self.weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+        self.optimizer = make_optimizer(list(self.weights.values()), config)
+        self.average = {name: weight.detach().clone() for name, weight in self.weights.items()} if config.ema_decay else {}
+        self._move_average = get_ema_multi_avg_fn(config.ema_decay)
+
+    def update_average(self) -> None:
+        """Move the averaged weights towards the weights."""
+        if self.average:
+            self._move_average(list(self.average.values()), list(self.weights.values()), 0)
+
+    @torch.no_grad()
+    def use_average(self) -> None:
+        """Put the averaged weights, where there are any, into the model. Buffers stay what they are."""
+        for name, average in self.average.items():
+            self.weights[name].copy_(average)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The run's own tensors, not copies of them, by names that do not depend on the number of devices."""
+        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        for name, weight in self.weights.items():
+            tensors |= {f"optimizer.{name}.{key}": tensor for key, tensor in self.optimizer.state[weight].items()}
+        return tensors | {f"average.{name}": tensor for name, tensor in self.average.items()}
+
+
+def make_optimizer(weights: list[nn.Parameter], config: TrainingConfig) -> torch.optim.AdamW:
+    """AdamW with weight decay on matrices only. Its moments are there from the start, so that a checkpoint can be read into them."""
+    groups = [
+        {"params": [weight for weight in weights if weight.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [weight for weight in weights if weight.ndim < 2], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2))
+    for weight in weights:
+        zeros = torch.zeros_like(weight, requires_grad=False)
+        optimizer.state[weight] = {"step": torch.tensor(0.0), "exp_avg": zeros, "exp_avg_sq": zeros.clone()}
+    return optimizer
