@@ -98,7 +98,7 @@ def actions_to_frames(vectors_BTE: Tensor) -> Tensor:
     return F.pad(vectors_BTE, (0, 0, 1, 0))
 
 
-def draw_mask(shape: tuple[int, int, int], seeds: Tensor, *, min_rate: float = 0.5) -> Tensor:
+def draw_mask(shape: tuple[int, ...], seeds: Tensor, *, min_rate: float = 0.5) -> Tensor:
     """Which tokens (B, T, N) to hide, bool: a rate from U(min_rate, 1) for each clip, and never in its first frame.
 
     One rate a clip, not one a batch, makes the loss far less noisy. `seeds` (B,) decides clip by clip, so that the masks of a batch

@@ -6,6 +6,8 @@ values) and feed-forward layers twice as wide as the model. The latent action mo
 does not state for it. This is our inference; the paper does not say it.
 """
 
+from dataclasses import replace
+
 from world_model.dynamics import DynamicsConfig
 from world_model.genie import GenieConfig
 from world_model.latent_actions import LatentActionConfig
@@ -24,7 +26,7 @@ def tiny() -> GenieConfig:
             image_height=32, image_width=32, patch_size=8, encoder=layers, decoder=layers, num_codes=64, code_dim=16, stem="conv"
         ),
         latent_actions=LatentActionConfig(
-            image_height=32, image_width=32, patch_size=8, d_model=32, num_layers=1, num_heads=2, num_codes=4, code_dim=16, ramp_steps=150
+            image_height=32, image_width=32, patch_size=8, d_model=32, num_layers=1, num_heads=2, num_codes=8, code_dim=16, ramp_steps=250
         ),
         dynamics=DynamicsConfig(num_tokens=16, num_codes=64, action_dim=16, transformer=layers),
         sampling=SamplingConfig(steps=4),
@@ -50,17 +52,20 @@ def coinrun_small() -> GenieConfig:
 
 def coinrun_paper() -> GenieConfig:
     """The CoinRun case study (Appendix F, tables 15 to 17): patches of 4, 256 tokens a frame; 6 latent actions from patches of 16."""
-    block = {"d_model": 512, "num_heads": 8}
+    eight = TransformerConfig(num_layers=8, d_model=512, num_heads=8, temporal_window=WINDOW)
     return GenieConfig(
-        tokenizer=VideoTokenizerConfig(
-            patch_size=4,
-            encoder=TransformerConfig(num_layers=8, temporal_window=WINDOW, **block),
-            decoder=TransformerConfig(num_layers=8, temporal_window=WINDOW, **block),
-        ),
+        tokenizer=VideoTokenizerConfig(patch_size=4, encoder=eight, decoder=eight),
         latent_actions=LatentActionConfig(
-            patch_size=16, num_layers=8, num_decoder_layers=8, temporal_window=WINDOW, num_codes=6, stem="patch", **block
+            patch_size=16,
+            num_layers=8,
+            num_decoder_layers=8,
+            d_model=512,
+            num_heads=8,
+            temporal_window=WINDOW,
+            num_codes=6,
+            stem="patch",
         ),
-        dynamics=DynamicsConfig(num_tokens=256, transformer=TransformerConfig(num_layers=12, temporal_window=WINDOW, **block)),
+        dynamics=DynamicsConfig(num_tokens=256, transformer=replace(eight, num_layers=12)),
         sampling=SamplingConfig(steps=25, temperature=1.0),
     )
 

@@ -93,6 +93,9 @@ class Rollout:
             expected = f"({len(rows)}, P, {', '.join(map(str, self.frames.shape[1:]))})"
             raise ValueError(f"expected prompts {expected} of at least one frame each, got shape {tuple(prompts.shape)}")
         prompts = prompts[:, -self.max_prompt_frames :].to(self.device)
+        if len(rows) == self.num_worlds:
+            self._past.rewind()
+            self._drawn.rewind()
         with self._autocast():
             tokens_RPN = self.genie.tokenizer.encode(prompts).indices
             actions_RPE = torch.zeros(*tokens_RPN.shape[:2], self._last.action.shape[-1], device=self.device)

@@ -74,6 +74,12 @@ class TemporalCache:
         """Keep the last pass's first `num_frames` frames as past."""
         self.clock += num_frames
 
+    def rewind(self) -> None:
+        """Forget all worlds: the clock starts over, so that what follows is the same to the last bit whatever came before."""
+        self.clock = self.window
+        self.begin.fill_(self.clock)
+        self.times.fill_(-1)
+
     def restart(self, rows: Tensor, num_frames: int) -> "TemporalCache":
         """Begin the worlds `rows` (R,) anew with a past of `num_frames` frames up to the present time, still to be computed.
 

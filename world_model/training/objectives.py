@@ -65,7 +65,7 @@ def dynamics_objective(genie: Genie, latent_actions: LatentActionTraining = "joi
             with torch.no_grad():
                 tokens = model.tokenizer.encode(frames).indices
             mask = draw_mask(tuple(tokens.shape), torch.from_numpy(batch.seeds)).to(frames.device)
-            loss, metrics = torch.zeros((), device=frames.device), {}
+            loss, metrics = torch.zeros((), device=frames.device), dict[str, Tensor]()
             if latent_actions == "joint":
                 output = model.latent_action_model(frames)
                 loss, metrics = latent_action_loss(output, frames)

@@ -1,0 +1,343 @@
+"""Learned worlds behind Gymnasium's interface: GenieEnv is one world, GenieVectorEnv is N worlds computed in one batch.
+
+A world's draws come from its own seed, so world i of `GenieVectorEnv.reset(seed=s)` shows the frames of `GenieEnv.reset(seed=s + i)`.
+
+Shape key: N worlds, T tokens of a frame, H x W x 3 a frame.
+"""
+
+from __future__ import annotations
+
+import math
+import string
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from einops import rearrange
+from gymnasium.utils import seeding
+from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import batch_space
+
+from world_model.genie import Genie
+from world_model.maskgit import SamplingConfig
+from world_model.prompts import fit_prompt
+from world_model.rollout import Rollout, RolloutState
+from world_model.window import FPS, Window
+
+METADATA: dict[str, Any] = {"render_modes": ["human", "rgb_array"], "render_fps": FPS}
+KEYS = string.digits + string.ascii_lowercase  # the key that plays each latent action
+
+
+@dataclass(frozen=True)
+class GenieState:
+    """Everything an environment needs to go on from here: its worlds, what it counts and what it draws seeds from."""
+
+    rollout: RolloutState
+    latent_actions: np.ndarray
+    elapsed_steps: np.ndarray
+    random: list[Any]
+
+
+class GenieEnv(gymnasium.Env[np.ndarray, np.int64]):
+    """One learned world. Observations (H, W, 3) uint8; one discrete action per latent action of the model.
+
+    `model` is a Genie, a folder that it was saved in or the name of one that ships. `sampling` overrides the model's own settings.
+    `reward_fn(previous_frame, latent_action, frame)` gives the reward, 0 without one. `device="auto"` picks CUDA where there is one; a
+    Genie that is given stays where it is.
+
+    `reset` begins from `options={"prompt": ...}`: a path to any picture, a PIL image, a frame (H', W', 3) uint8 or several
+    (P, H', W', 3), of any size (see `fit_prompt`); else from one of the model's own prompts. `info` holds the `tokens` (T,) int64
+    of the frame, the `latent_action` that led to it (-1 after reset) and its `confidence`, the mean probability of its tokens.
+    A learned world does not know when it ends: `terminated` is always False, and `gymnasium.make` sets the time limit.
+
+    Raises:
+        FileNotFoundError, ValueError: no such model, or a damaged one; an unknown render_mode.
+        gymnasium.error.DependencyNotInstalled: render_mode "human" without pygame.
+    """
+
+    metadata = METADATA
+
+    def __init__(
+        self,
+        model: str | Path | Genie = "coinrun-small",
+        *,
+        sampling: SamplingConfig | None = None,
+        reward_fn: Callable[[np.ndarray, int, np.ndarray], float] | None = None,
+        render_mode: str | None = None,
+        device: str | torch.device = "auto",
+    ) -> None:
+        self._worlds = _Worlds(model, 1, sampling, render_mode, device)
+        self.reward_fn, self.render_mode = reward_fn, render_mode
+        self.observation_space, self.action_space = self._worlds.observation_space, self._worlds.action_space
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        prompt = (options or {}).get("prompt")
+        self._worlds.random = [self.np_random]
+        frame = self._worlds.reset(np.ones(1, dtype=bool), None if prompt is None else [prompt])[0]
+        self._worlds.show()
+        return frame, self._info()
+
+    def step(self, action: int | np.integer[Any]) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        if not self.action_space.contains(action):
+            raise ValueError(f"action {action!r} is not in 0 ... {self._worlds.action_space.n - 1}")
+        before = self._worlds.frames[0]
+        frame = self._worlds.step(np.array([action]))[0]
+        reward = 0.0 if self.reward_fn is None else float(self.reward_fn(before, int(action), frame))
+        self._worlds.show()
+        return frame, reward, False, False, self._info()
+
+    def render(self) -> np.ndarray | None:
+        self._worlds.show()
+        return self._worlds.frames[0] if self.render_mode == "rgb_array" else None
+
+    def close(self) -> None:
+        self._worlds.close()
+
+    def get_keys_to_action(self) -> dict[tuple[int, ...], int]:
+        """Keys for `gymnasium.utils.play`: 0 to 9, then a to z. No key is at rest, so play with `wait_on_player=True`."""
+        return {(ord(key),): action for action, key in zip(range(int(self._worlds.action_space.n)), KEYS, strict=False)}
+
+    def get_state(self) -> GenieState:
+        """The world as it is now. A TimeLimit around this environment counts on by itself."""
+        return self._worlds.get_state()
+
+    def set_state(self, state: GenieState) -> np.ndarray:
+        """Return to a saved state of an environment with the same model, and to its observation."""
+        self._worlds.random = [self.np_random]
+        return self._worlds.set_state(state)[0]
+
+    def _info(self) -> dict[str, Any]:
+        info = self._worlds.info()
+        return {
+            "tokens": info["tokens"][0],
+            "latent_action": int(info["latent_action"][0]),
+            "confidence": float(info["confidence"][0]),
+        }
+
+
+class GenieVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
+    """`num_envs` learned worlds in one batch; see GenieEnv for the settings that both have.
+
+    `reward_fn` gets batches, (N, H, W, 3), (N,) and (N, H, W, 3), and gives rewards (N,). Worlds are truncated after
+    `max_episode_steps` (None: never) and reset as `autoreset_mode` says. The options of `reset` are `prompt`, one for all worlds or a
+    list of N, and `reset_mask` (N,) bool: which worlds to reset.
+    """
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        model: str | Path | Genie = "coinrun-small",
+        *,
+        sampling: SamplingConfig | None = None,
+        reward_fn: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray] | None = None,
+        max_episode_steps: int | None = None,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        render_mode: str | None = None,
+        device: str | torch.device = "auto",
+    ) -> None:
+        if max_episode_steps is not None and max_episode_steps < 1:
+            raise ValueError(f"max_episode_steps is {max_episode_steps}; give 1 or more, or None for no limit")
+        self.autoreset_mode = AutoresetMode(autoreset_mode)
+        self._worlds = _Worlds(model, num_envs, sampling, render_mode, device)
+        self.num_envs, self.reward_fn, self.render_mode = num_envs, reward_fn, render_mode
+        self.metadata = {**METADATA, "autoreset_mode": self.autoreset_mode}
+        self.max_episode_steps = max_episode_steps
+        self.single_observation_space, self.single_action_space = self._worlds.observation_space, self._worlds.action_space
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begin the worlds anew: world i draws from seed + i, or from seed[i]; without a seed each goes on with its own draws."""
+        options = options or {}
+        mask = self._reset_mask(options.get("reset_mask"))
+        prompts = self._prompts(options.get("prompt"))
+        for world, world_seed in enumerate(self._seeds(seed)):
+            if mask[world] and world_seed is not None:
+                self._worlds.random[world], _ = seeding.np_random(world_seed)
+        frames = self._worlds.reset(mask, prompts)
+        self._worlds.show()
+        return frames, self._infos(mask)
+
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        worlds, waiting, infos = self._worlds, self._ended(), {}
+        if waiting.any() and self.autoreset_mode == AutoresetMode.DISABLED:
+            which = np.flatnonzero(waiting).tolist()
+            raise gymnasium.error.ResetNeeded(f"the episodes of worlds {which} have ended; reset them with options={{'reset_mask': ...}}")
+        frames, rewards = worlds.frames, np.zeros(self.num_envs)
+        if not waiting.all():  # worlds that wait for their reset are stepped along, in vain
+            before, frames = frames, worlds.step(actions)
+            if self.reward_fn is not None:
+                rewards = np.where(waiting, 0.0, self._check_rewards(self.reward_fn(before, np.asarray(actions), frames)))
+        if waiting.any():
+            frames = worlds.reset(waiting)
+        ended = self._ended()
+        if ended.any() and self.autoreset_mode == AutoresetMode.SAME_STEP:
+            final_obs = np.full(self.num_envs, None, dtype=object)
+            for world in np.flatnonzero(ended):
+                final_obs[world] = frames[world].copy()  # a view would keep all worlds' frames in memory
+            infos = {"final_obs": final_obs, "_final_obs": ended.copy(), "final_info": self._infos(ended), "_final_info": ended.copy()}
+            frames = worlds.reset(ended)
+        infos |= self._infos(np.ones(self.num_envs, dtype=bool))
+        worlds.show()
+        return frames, rewards, np.zeros(self.num_envs, dtype=bool), ended, infos
+
+    def render(self) -> tuple[np.ndarray, ...] | None:
+        self._worlds.show()
+        return tuple(self._worlds.frames) if self.render_mode == "rgb_array" else None
+
+    def close_extras(self, **kwargs: Any) -> None:
+        if hasattr(self, "_worlds"):  # Gymnasium before 1.3 also closes what could not be built
+            self._worlds.close()
+
+    def get_state(self) -> GenieState:
+        """All worlds as they are now, with their step counts and random generators."""
+        return self._worlds.get_state()
+
+    def set_state(self, state: GenieState) -> np.ndarray:
+        """Return to a saved state of an environment with as many worlds of the same model, and to its observations."""
+        return self._worlds.set_state(state)
+
+    def _ended(self) -> np.ndarray:
+        return self._worlds.elapsed_steps >= (math.inf if self.max_episode_steps is None else self.max_episode_steps)
+
+    def _infos(self, mask: np.ndarray) -> dict[str, Any]:
+        """The infos of the worlds in `mask`, as Gymnasium's vector environments give them: zeros elsewhere, and the mask as `_key`."""
+        infos: dict[str, Any] = {}
+        for key, values in self._worlds.info().items():
+            values[~mask] = 0
+            infos |= {key: values, f"_{key}": mask.copy()}
+        return infos
+
+    def _seeds(self, seed: int | Sequence[int | None] | None) -> Sequence[int | None]:
+        if seed is None or isinstance(seed, int | np.integer):
+            return [None if seed is None else int(seed) + world for world in range(self.num_envs)]
+        if len(seed) != self.num_envs:
+            raise ValueError(f"got {len(seed)} seeds for {self.num_envs} worlds; give one for each, or one number for all")
+        return seed
+
+    def _reset_mask(self, mask: Any) -> np.ndarray:
+        if mask is None:
+            return np.ones(self.num_envs, dtype=bool)
+        if not isinstance(mask, np.ndarray) or mask.shape != (self.num_envs,) or mask.dtype != np.bool_ or not mask.any():
+            raise ValueError(f"reset_mask must be a NumPy array of {self.num_envs} booleans, at least one of them True, got {mask!r}")
+        return mask
+
+    def _prompts(self, prompt: Any) -> list[Any] | None:
+        if prompt is None:
+            return None
+        if not isinstance(prompt, list | tuple) and getattr(prompt, "ndim", 0) != 5:
+            return [prompt] * self.num_envs
+        if len(prompt) != self.num_envs:
+            raise ValueError(
+                f"got {len(prompt)} prompts for {self.num_envs} worlds; give one for each, or one that is not in a list for all"
+            )
+        return list(prompt)
+
+    def _check_rewards(self, rewards: Any) -> np.ndarray:
+        rewards = np.asarray(rewards, dtype=np.float64)
+        if rewards.shape != (self.num_envs,):
+            raise ValueError(f"reward_fn gave rewards of shape {rewards.shape}; it gets batches and must return one reward a world")
+        return rewards
+
+
+class _Worlds:
+    """What both environments stand on: a Rollout, told and shown in NumPy, with what is counted for each world beside it.
+
+    `random` holds each world's NumPy generator, from which every episode's seed is drawn; `elapsed_steps` (N,) is -1 before the first.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | Genie,
+        num_worlds: int,
+        sampling: SamplingConfig | None,
+        render_mode: str | None,
+        device: str | torch.device,
+    ) -> None:
+        if render_mode not in (None, *METADATA["render_modes"]):
+            raise ValueError(f"unknown render_mode {render_mode!r}; choose 'human', 'rgb_array' or None")
+        genie = model if isinstance(model, Genie) else Genie.from_pretrained(model)
+        if device != "auto":
+            genie = genie.to(device)
+        elif genie is not model and torch.cuda.is_available():
+            genie = genie.to("cuda")
+        if genie.prompts.shape[-1] != 3:
+            raise ValueError(f"environments show colour pictures, and this Genie's frames have {genie.prompts.shape[-1]} channels, not 3")
+        self.rollout = Rollout(genie, num_worlds, sampling=sampling)
+        self.observation_space = gymnasium.spaces.Box(0, 255, genie.prompts.shape[1:], np.uint8)
+        self.action_space = gymnasium.spaces.Discrete(genie.num_latent_actions)
+        self.random = [seeding.np_random()[0] for _ in range(num_worlds)]
+        self.latent_actions = np.full(num_worlds, -1)
+        self.elapsed_steps = np.full(num_worlds, -1)
+        self._window = Window() if render_mode == "human" else None
+
+    @property
+    def frames(self) -> np.ndarray:
+        """A copy (N, H, W, 3) of what the worlds look like now."""
+        return self.rollout.frames.cpu().numpy().copy()
+
+    def info(self) -> dict[str, np.ndarray]:
+        return {
+            "tokens": self.rollout.tokens.cpu().numpy().copy(),
+            "latent_action": self.latent_actions.copy(),
+            "confidence": self.rollout.confidence.mean(dim=-1).double().cpu().numpy(),
+        }
+
+    def reset(self, mask: np.ndarray, prompts: list[Any] | None = None) -> np.ndarray:
+        """Begin the worlds in `mask` anew, each from its own of the N prompts or from one of the model's; all frames (N, H, W, 3)."""
+        chosen, fitted, (height, width) = np.flatnonzero(mask).tolist(), {}, self.rollout.frames.shape[1:3]
+        if prompts is None and len(self.rollout.genie.prompts) == 0:
+            raise ValueError("this Genie holds no prompts of its own: give a picture to begin from, reset(options={'prompt': ...})")
+        if prompts is not None:  # before anything else, so that a refused prompt changes no world
+            different = {id(prompts[world]): prompts[world] for world in chosen}  # a picture that many worlds share is read once
+            frames = {key: fit_prompt(prompt, height, width)[-self.rollout.max_prompt_frames :] for key, prompt in different.items()}
+            fitted = {world: frames[id(prompts[world])] for world in chosen}
+        seeds = {world: int(self.random[world].integers(2**63)) for world in chosen}
+        if prompts is None:
+            self.rollout.reset(seeds=list(seeds.values()), mask=mask.tolist())
+        for length in {len(prompt) for prompt in fitted.values()}:  # prompts of different lengths do not stack
+            group = [world for world, prompt in fitted.items() if len(prompt) == length]
+            members = np.isin(np.arange(len(mask)), group)
+            self.rollout.reset(np.stack([fitted[world] for world in group]), seeds=[seeds[world] for world in group], mask=members.tolist())
+        self.latent_actions[mask], self.elapsed_steps[mask] = -1, 0
+        return self.frames
+
+    def step(self, actions: np.ndarray) -> np.ndarray:
+        if (self.elapsed_steps < 0).any():
+            raise gymnasium.error.ResetNeeded("a world has no first frame yet; call reset() before step()")
+        self.rollout.step(actions)
+        self.latent_actions = np.array(actions, dtype=np.int64)
+        self.elapsed_steps += 1
+        return self.frames
+
+    def get_state(self) -> GenieState:
+        if (self.elapsed_steps < 0).any():
+            raise gymnasium.error.ResetNeeded("there is no world to save yet; call reset() first")
+        random = [generator.bit_generator.state for generator in self.random]
+        return GenieState(self.rollout.get_state(), self.latent_actions.copy(), self.elapsed_steps.copy(), random)
+
+    def set_state(self, state: GenieState) -> np.ndarray:
+        self.rollout.set_state(state.rollout)
+        self.latent_actions, self.elapsed_steps = state.latent_actions.copy(), state.elapsed_steps.copy()
+        for generator, saved in zip(self.random, state.random, strict=True):
+            generator.bit_generator.state = saved
+        return self.frames
+
+    def show(self) -> None:
+        """Show the worlds in the window, if there is to be one: a single picture, or a square of them."""
+        if self._window is not None:
+            frames = self.frames
+            columns = math.ceil(math.sqrt(len(frames)))
+            empty = np.zeros((-len(frames) % columns, *frames.shape[1:]), dtype=np.uint8)
+            self._window.show(rearrange(np.concatenate([frames, empty]), "(rows columns) h w c -> (rows h) (columns w) c", columns=columns))
+
+    def close(self) -> None:
+        if self._window is not None:
+            self._window.close()
