@@ -2,7 +2,7 @@
 
 Small codebooks collapse easily: one code wins everything and the others never get a gradient again. Two things prevent it here.
 Inputs and codes are compared by direction only (Yu et al. 2022), and a code that no input has chosen for a while is moved onto a
-random current input.
+current input that none of them serves well.
 
 Shape key: R rows (all leading dimensions together), K codes, E code_dim.
 """
@@ -37,7 +37,7 @@ class VectorQuantizer(nn.Module):
     """Replace each vector by the nearest of `num_codes` codes.
 
     `update` is how codes learn: "gradient" (through `codebook_loss`) or "ema" (a moving average of the inputs that chose them).
-    A code unused for `reset_after` training steps is moved onto a random input of the current batch. The draw depends on `seed`
+    A code unused for `reset_after` training steps is moved onto an input of the current batch that lies far from all codes. The draw depends on `seed`
     and on the number of training steps only, and that number is saved with the weights, so a resumed run repeats exactly.
 
     Over the first `ramp_steps` training steps the result goes from the bare input to its code, and the commitment loss from zero
@@ -113,9 +113,14 @@ class VectorQuantizer(nn.Module):
         if not dead_K.any():
             return
         rank, world_size = _rank_and_world_size()
-        generator = torch.Generator().manual_seed(self.seed + int(self.steps))
-        order = torch.randperm(world_size * len(inputs_RE), generator=generator)  # over the inputs of all processes, by rank
-        rows_K = order[torch.arange(len(dead_K)) % len(order)].to(inputs_RE.device)  # no input twice: codes on one spot share its fate
+        # Inputs far from every code come first, or most codes would return to where inputs are many and well served already. An
+        # exponential race draws without replacement, by squared distance: codes on one spot would share its fate.
+        errors_R = torch.zeros(world_size * len(inputs_RE), device=inputs_RE.device)  # over the inputs of all processes, by rank
+        nearest_R = (inputs_RE @ F.normalize(self.codes.float(), dim=-1).T).amax(dim=-1)
+        errors_R[rank * len(inputs_RE) : (rank + 1) * len(inputs_RE)] = (1 - nearest_R).clamp(min=1e-9)
+        race_R = torch.empty(len(errors_R)).exponential_(generator=torch.Generator().manual_seed(self.seed + int(self.steps)))
+        order = (race_R / _sum_over_processes(errors_R).cpu()).argsort()
+        rows_K = order[torch.arange(len(dead_K)) % len(order)].to(inputs_RE.device)
         rows_K -= rank * len(inputs_RE)
         owned_K = (rows_K >= 0) & (rows_K < len(inputs_RE))
         revived_KE = torch.where(owned_K[:, None], inputs_RE[rows_K.clamp(0, len(inputs_RE) - 1)], 0.0)
