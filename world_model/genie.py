@@ -31,6 +31,8 @@ class GenieConfig:
 
     def __post_init__(self) -> None:
         tokenizer, latent_actions, dynamics = self.tokenizer, self.latent_actions, self.dynamics
+        if type(self.num_prompts) is not int or self.num_prompts < 0:
+            raise ValueError(f"num_prompts must be a whole number of at least 0, got {self.num_prompts!r}")
         for name, first, second in (
             ("image_height of tokenizer and latent_actions", tokenizer.image_height, latent_actions.image_height),
             ("image_width of tokenizer and latent_actions", tokenizer.image_width, latent_actions.image_width),
@@ -41,8 +43,6 @@ class GenieConfig:
         ):
             if first != second:
                 raise ValueError(f"{name} must be the same, got {first} and {second}")
-        if self.num_prompts < 0:
-            raise ValueError(f"num_prompts is {self.num_prompts}; give 0 or more")
 
 
 class Genie(nn.Module):
@@ -76,7 +76,8 @@ class Genie(nn.Module):
             raise ValueError(f"need latent actions (B, T) for the {len(prompts)} prompts, got shape {tuple(latent_actions.shape)}")
         rollout = Rollout(self, len(prompts), sampling=sampling)
         rollout.reset(prompts, seeds=[seed + world for world in range(len(prompts))])
-        return torch.stack([rollout.step(actions) for actions in latent_actions.T], dim=1)
+        frames = [rollout.step(actions) for actions in latent_actions.T]
+        return torch.stack(frames, dim=1) if frames else rollout.frames[:, None][:, :0]
 
     def save_pretrained(self, folder: str | Path, *, half: bool = False) -> None:
         """Write config.json and model.safetensors into `folder`; `half` stores the weights in 16 bits, half the size."""

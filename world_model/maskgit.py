@@ -33,12 +33,12 @@ class SamplingConfig:
     confidence_noise: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps is {self.steps}; at least 1 pass is needed to draw a frame")
-        if self.temperature < 0 or self.confidence_noise < 0:
-            raise ValueError(f"temperature {self.temperature} and confidence_noise {self.confidence_noise} must not be negative")
-        if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k is {self.top_k}; keep at least 1 token, or give None to keep all")
+        if type(self.steps) is not int or self.steps < 1:
+            raise ValueError(f"steps is {self.steps!r}; at least 1 pass is needed to draw a frame")
+        if not (0 <= self.temperature < math.inf and 0 <= self.confidence_noise < math.inf):
+            raise ValueError(f"temperature {self.temperature} and confidence_noise {self.confidence_noise} must be finite, not negative")
+        if self.top_k is not None and (type(self.top_k) is not int or self.top_k < 1):
+            raise ValueError(f"top_k is {self.top_k!r}; keep at least 1 token, or give None to keep all")
 
     def num_masked_after(self, step: int, num_tokens: int) -> int:
         """Masked tokens left after `step` (from 0): the cosine schedule, with at least one token filled in by every step."""

@@ -33,11 +33,12 @@ class RolloutState:
     drawn: TemporalCache
     last: Frame
     frames: Tensor
+    begun: Tensor
     generators: list[Tensor]
 
 
 class Rollout:
-    """`num_worlds` worlds of one Genie in a batch, on the Genie's device.
+    """`num_worlds` worlds of one Genie, which is put into evaluation mode, in a batch on the Genie's device.
 
     `frames` (B, H, W, C) uint8 are what the worlds look like now, `tokens` (B, N) what they are, `confidence` (B, N) how probable the model
     found each token when it chose it (1 in a prompt). `sampling` overrides the Genie's own settings. Matrix work is done in `dtype`:
@@ -82,17 +83,25 @@ class Rollout:
 
         Raises ValueError for prompts of another shape or type, or when there are none.
         """
-        rows = torch.arange(self.num_worlds)[torch.as_tensor(mask, dtype=torch.bool)] if mask is not None else torch.arange(self.num_worlds)
+        if mask is not None and len(mask) != self.num_worlds:
+            raise ValueError(f"need a mask for each of the {self.num_worlds} worlds, got {len(mask)}")
+        rows = torch.arange(self.num_worlds)
+        rows = rows if mask is None else rows[torch.as_tensor(mask, dtype=torch.bool)]
+        if seeds is not None and len(seeds) != len(rows):
+            raise ValueError(f"need seeds for the {len(rows)} worlds to reset, got {len(seeds)}")
         if len(rows) == 0:
             return self.frames.clone()
-        for row, seed in zip(rows.tolist(), seeds or [None] * len(rows), strict=True):
-            if seed is not None:
-                self._generators[row].manual_seed(seed)
-        rows, prompts = rows.to(self.device), self._draw_prompts(rows) if prompts is None else torch.as_tensor(prompts)
-        if prompts.ndim != 5 or len(prompts) != len(rows) or prompts.shape[1] < 1:
-            expected = f"({len(rows)}, P, {', '.join(map(str, self.frames.shape[1:]))})"
-            raise ValueError(f"expected prompts {expected} of at least one frame each, got shape {tuple(prompts.shape)}")
-        prompts = prompts[:, -self.max_prompt_frames :].to(self.device)
+        # Whatever can be refused is refused before anything changes.
+        if prompts is not None:
+            prompts = self._check_prompts(torch.as_tensor(prompts), len(rows))
+        elif len(self.genie.prompts) == 0:
+            raise ValueError("this Genie holds no prompt frames: give prompts, pictures of the world to begin from")
+        if seeds is not None:
+            for row, seed in zip(rows.tolist(), seeds, strict=True):
+                if seed is not None:
+                    self._generators[row].manual_seed(int(seed))
+        prompts = self._draw_prompts(rows) if prompts is None else prompts.to(self.device)
+        rows = rows.to(self.device)
         if len(rows) == self.num_worlds:
             self._past.rewind()
             self._drawn.rewind()
@@ -101,6 +110,7 @@ class Rollout:
             actions_RPE = torch.zeros(*tokens_RPN.shape[:2], self._last.action.shape[-1], device=self.device)
             if prompts.shape[1] > 1:
                 actions_RPE = actions_to_frames(self.genie.latent_action_model.encode(prompts).vectors)
+            tokens_RPN, actions_RPE = tokens_RPN[:, -self.max_prompt_frames :], actions_RPE[:, -self.max_prompt_frames :]
             # The last frame is not yet part of the past: the first pass over its successor puts it there.
             past = self._past.restart(rows, tokens_RPN.shape[1] - 1)
             if tokens_RPN.shape[1] > 1:
@@ -126,7 +136,9 @@ class Rollout:
         Raises ValueError for actions of another shape, type or range, and RuntimeError where a world was never reset.
         """
         actions, num_actions = torch.as_tensor(latent_actions), self.genie.num_latent_actions
-        if actions.shape != (self.num_worlds,) or actions.is_floating_point() or not ((actions >= 0) & (actions < num_actions)).all():
+        whole = actions.dtype != torch.bool and not actions.is_floating_point() and not actions.is_complex()
+        actions = actions.to(torch.int64)  # torch takes bytes as an index for a mask
+        if not whole or actions.shape != (self.num_worlds,) or not ((actions >= 0) & (actions < num_actions)).all():
             raise ValueError(f"need {self.num_worlds} latent actions, whole numbers in 0 ... {num_actions - 1}, got {latent_actions}")
         if not self._begun.all():
             raise RuntimeError("a world has no first frame yet: call reset() before step()")
@@ -142,7 +154,7 @@ class Rollout:
         """A copy of all worlds, to go on from later with `set_state`: the same actions then lead to the same frames."""
         every = torch.arange(self.num_worlds, device=self.device)
         generators = [generator.get_state() for generator in self._generators]
-        return RolloutState(self._past.take(every), self._drawn.take(every), self._last, self.frames, generators)
+        return RolloutState(self._past.take(every), self._drawn.take(every), self._last, self.frames, self._begun.clone(), generators)
 
     def set_state(self, state: RolloutState) -> None:
         """Return to a state that `get_state` of a Rollout with as many worlds of the same Genie gave."""
@@ -153,12 +165,25 @@ class Rollout:
         self._last, self.frames = state.last, state.frames
         for generator, saved in zip(self._generators, state.generators, strict=True):
             generator.set_state(saved)
-        self._begun.fill_(True)
+        self._begun = state.begun.clone()
+
+    def _check_prompts(self, prompts: Tensor, num_rows: int) -> Tensor:
+        shape = tuple(self.frames.shape[1:])
+        if (
+            prompts.ndim != 5
+            or len(prompts) != num_rows
+            or not prompts.shape[1]
+            or prompts.shape[2:] != shape
+            or prompts.dtype != torch.uint8
+        ):
+            raise ValueError(
+                f"expected prompts ({num_rows}, P, {', '.join(map(str, shape))}) uint8 of at least one frame each, got "
+                f"{tuple(prompts.shape)} of {prompts.dtype}: resize or convert them first"
+            )
+        return prompts
 
     def _draw_prompts(self, rows: Tensor) -> Tensor:
         bank = self.genie.prompts
-        if len(bank) == 0:
-            raise ValueError("this Genie holds no prompt frames: give prompts, pictures of the world to begin from")
         chosen = [torch.randint(len(bank), (), generator=self._generators[row], device=self.device) for row in rows.tolist()]
         return bank[torch.stack(chosen)][:, None]
 

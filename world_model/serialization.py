@@ -88,11 +88,16 @@ def _build_config(config_class: type[Any], values: dict[str, Any], path: Path) -
     if unknown:
         raise ValueError(f"{path} has unknown settings {', '.join(unknown)}: it was saved by another version of this library")
     for key, value in values.items():
-        if dataclasses.is_dataclass(hints[key]) and isinstance(value, dict):
+        if dataclasses.is_dataclass(hints[key]):
+            if not isinstance(value, dict):
+                raise ValueError(f"{path} is damaged: {key} must hold settings, got {value!r}")
             values[key] = _build_config(hints[key], value, path)
         elif isinstance(value, list):
             values[key] = tuple(value)
-    return config_class(**values)
+    try:
+        return config_class(**values)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} does not describe a {config_class.__name__}: {error}") from error
 
 
 def _write_bytes(path: Path, content: bytes) -> None:

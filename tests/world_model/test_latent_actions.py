@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import pytest
 import torch
+from moving_square import moving_square
 from torch import Tensor
 
 from world_model import LatentActionConfig, LatentActionModel
@@ -24,18 +25,6 @@ def with_other_frame(frames: Tensor, index: int) -> Tensor:
     other = frames.clone()
     other[:, index] = 255 - other[:, index]
     return other
-
-
-def moving_square(batch: int, time: int, seed: int) -> tuple[Tensor, Tensor]:
-    """A square that moves two pixels each step, in one of four directions anew; frames and true directions."""
-    generator = torch.Generator().manual_seed(seed)
-    directions = torch.randint(0, 4, (batch, time - 1), generator=generator)
-    moves = torch.tensor([(0, 2), (0, -2), (2, 0), (-2, 0)])[directions]
-    places = torch.cat([torch.randint(0, 32, (batch, 1, 2), generator=generator), moves], dim=1).cumsum(dim=1)
-    scene = torch.full((32, 32, 3), 40, dtype=torch.uint8)
-    scene[:8, :8] = 220
-    frames = [scene.roll(tuple(place.tolist()), (0, 1)) for place in places.flatten(0, 1)]
-    return torch.stack(frames).unflatten(0, (batch, time)), directions
 
 
 @pytest.mark.parametrize("config", [TINY, PAPER], ids=["conv", "patch"])

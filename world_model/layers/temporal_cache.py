@@ -9,6 +9,7 @@ back at `window - 1` frames, whose own keys were made when those frames were new
 Shape key: B worlds, T frames of one pass, N tokens of a frame, G heads of keys and values, K width of a head, S slots.
 """
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -61,7 +62,9 @@ class TemporalCache:
         ]
 
     def place(self, times_T: Tensor) -> Tensor:
-        """Choose the slots of frames at `times_T`; what each may see, (B, 1, T, S) bool."""
+        """Choose the slots of frames at `times_T`; what each may see, (B, 1, T, S) bool; ValueError where they overwrite a past in use."""
+        if len(times_T) > 2 and (len(times_T) > self.num_slots or bool((self.begin < self.clock).any())):
+            raise ValueError(f"{len(times_T)} frames in one pass overwrite the past that the first still sees; give at most 2")
         slots = times_T % self.num_slots
         self.times[slots] = times_T
         for layer in self.layers:
@@ -94,8 +97,7 @@ class TemporalCache:
 
     def take(self, rows: Tensor) -> "TemporalCache":
         """A copy of the worlds `rows` (R,) alone."""
-        part = object.__new__(TemporalCache)
-        part.num_tokens, part.window, part.num_slots, part.clock = self.num_tokens, self.window, self.num_slots, self.clock
+        part = copy.copy(self)
         part.begin, part.times = self.begin[rows], self.times.clone()
         places = self._places(rows)
         part.layers = [CachedFrames(layer.keys[places], layer.values[places], layer.slots) for layer in self.layers]
@@ -105,7 +107,8 @@ class TemporalCache:
         """Put worlds that `take` or `restart` gave back in the places `rows`; their clock must stand where this one's does."""
         if part.clock != self.clock:
             raise ValueError(f"the worlds stand at time {part.clock} and the cache at {self.clock}; advance them first")
-        self.begin[rows], self.times = part.begin, part.times  # where both know a slot's time, they agree
+        self.begin[rows] = part.begin
+        self.times.copy_(part.times)  # where both know a slot's time, they agree
         places = self._places(rows)
         for mine, theirs in zip(self.layers, part.layers, strict=True):
             mine.keys[places], mine.values[places] = theirs.keys, theirs.values

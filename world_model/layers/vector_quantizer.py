@@ -37,8 +37,9 @@ class VectorQuantizer(nn.Module):
     """Replace each vector by the nearest of `num_codes` codes.
 
     `update` is how codes learn: "gradient" (through `codebook_loss`) or "ema" (a moving average of the inputs that chose them).
-    A code unused for `reset_after` training steps is moved onto an input of the current batch that lies far from all codes. The draw depends on `seed`
-    and on the number of training steps only, and that number is saved with the weights, so a resumed run repeats exactly.
+    A code unused for `reset_after` training steps is moved onto an input of the current batch that lies far from all codes. The draw
+    depends on `seed` and on the number of training steps only, and that number is saved with the weights, so a resumed run repeats
+    exactly.
 
     Over the first `ramp_steps` training steps the result goes from the bare input to its code, and the commitment loss from zero
     to its full size: whoever reads the codes first learns to use the inputs, and whoever makes them learns what is of use.
@@ -79,7 +80,7 @@ class VectorQuantizer(nn.Module):
 
     def lookup(self, indices: Tensor) -> Tensor:
         """The unit codes (..., E) float32 of indices (...)."""
-        return F.normalize(self.codes.float(), dim=-1)[indices]
+        return F.normalize(self.codes.float(), dim=-1)[indices.long()]  # torch takes bytes as an index for a mask
 
     def forward(self, inputs: Tensor) -> Quantized:
         """Quantise (..., E). In training mode this also counts the step, revives dead codes and, with "ema", moves the codes."""

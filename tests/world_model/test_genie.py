@@ -1,0 +1,213 @@
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from world_model import (
+    DynamicsConfig,
+    Genie,
+    GenieConfig,
+    LatentActionConfig,
+    Rollout,
+    SamplingConfig,
+    VideoTokenizer,
+    VideoTokenizerConfig,
+)
+from world_model.layers.st_transformer import TransformerConfig
+
+LAYERS = TransformerConfig(num_layers=1, d_model=16, num_heads=2, temporal_window=3)
+TINY = GenieConfig(
+    tokenizer=VideoTokenizerConfig(image_height=16, image_width=16, patch_size=4, encoder=LAYERS, decoder=LAYERS, num_codes=16, code_dim=8),
+    latent_actions=LatentActionConfig(
+        image_height=16, image_width=16, patch_size=8, d_model=16, num_layers=1, num_heads=2, num_codes=4, code_dim=8
+    ),
+    dynamics=DynamicsConfig(num_tokens=16, num_codes=16, action_dim=8, transformer=replace(LAYERS, num_layers=2), conditioning="prepend"),
+    sampling=SamplingConfig(steps=2, temperature=0.5, top_k=7),
+    num_prompts=3,
+)
+
+
+def tiny_genie(config: GenieConfig = TINY, seed: int = 0) -> Genie:
+    genie = Genie(config, seed=seed).eval()
+    with torch.no_grad():  # untrained models are nearly indifferent; bold ones make every difference visible
+        genie.tokenizer.head.project.weight *= 8  # type: ignore[operator, union-attr]
+        genie.dynamics.head.weight *= 4
+        genie.dynamics.transformer.places *= 30
+    genie.prompts.copy_(videos(config.num_prompts, 1, seed=9)[:, 0])
+    return genie
+
+
+def videos(batch: int, time: int, seed: int = 0) -> Tensor:
+    return torch.randint(0, 256, (batch, time, 16, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+def actions_for(worlds: int, steps: int) -> Tensor:
+    return torch.randint(0, 4, (worlds, steps), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def genie() -> Genie:
+    return tiny_genie()
+
+
+@pytest.mark.parametrize("num_frames", [1, 4])
+def test_imagine_is_a_rollout_stepped_by_hand(genie: Genie, num_frames: int) -> None:
+    prompts, actions = videos(2, num_frames), actions_for(2, 7)
+    frames = genie.imagine(prompts, actions, seed=5)
+    assert frames.shape == (2, 7, 16, 16, 3)
+    assert frames.dtype == torch.uint8
+    rollout = Rollout(genie, 2)
+    rollout.reset(prompts, seeds=[5, 6])
+    for time in range(7):
+        assert torch.equal(frames[:, time], rollout.step(actions[:, time])), time
+    assert torch.equal(genie.imagine(prompts.numpy(), actions.numpy(), seed=5), frames)
+    assert not torch.equal(genie.imagine(prompts, actions, seed=6), frames)
+
+
+def test_imagine_draws_as_it_is_told(genie: Genie) -> None:
+    prompts, actions, greedy = videos(2, 2), actions_for(2, 5), SamplingConfig(steps=1, temperature=0.0)
+    frames = genie.imagine(prompts, actions, sampling=greedy)
+    assert torch.equal(genie.imagine(prompts, actions, sampling=greedy, seed=6), frames)
+    assert not torch.equal(genie.imagine(prompts, actions), frames)
+    cautious = replace(TINY, sampling=greedy)
+    told = Genie(cautious).eval()
+    told.load_state_dict(genie.state_dict())
+    assert torch.equal(told.imagine(prompts, actions), frames)
+
+
+@pytest.mark.parametrize("shape", [(2,), (3, 4), (2, 4, 1)])
+def test_imagine_wants_as_many_rows_of_actions_as_prompts(genie: Genie, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"need latent actions \(B, T\) for the 2 prompts, got shape"):
+        genie.imagine(videos(2, 1), torch.zeros(shape, dtype=torch.int64))
+
+
+def test_imagine_refuses_actions_that_do_not_exist(genie: Genie) -> None:
+    with pytest.raises(ValueError, match=r"whole numbers in 0 \.\.\. 3"):
+        genie.imagine(videos(1, 1), np.array([[0, 4]]))
+    with pytest.raises(ValueError, match=r"whole numbers in 0 \.\.\. 3"):
+        genie.imagine(videos(1, 1), np.array([[0.0, 1.0]]))
+
+
+def test_no_actions_lead_to_no_frames(genie: Genie) -> None:
+    assert genie.imagine(videos(2, 1), torch.zeros(2, 0, dtype=torch.int64)).shape == (2, 0, 16, 16, 3)
+
+
+def test_the_seed_decides_all_weights() -> None:
+    first, second, third = (Genie(TINY, seed=seed).state_dict() for seed in (1, 1, 2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    for name in ("tokenizer.to_code.weight", "latent_action_model.to_code.weight", "dynamics.head.weight"):
+        assert not torch.equal(first[name], third[name])
+
+
+def test_a_saved_genie_comes_back_the_same(genie: Genie, tmp_path: Path) -> None:
+    genie.save_pretrained(tmp_path / "model")
+    loaded = Genie.from_pretrained(tmp_path / "model")
+    assert loaded.config == TINY
+    assert not loaded.training
+    assert loaded.num_latent_actions == 4
+    assert torch.equal(loaded.prompts, genie.prompts)
+    assert torch.equal(loaded.imagine(videos(2, 2), actions_for(2, 4)), genie.imagine(videos(2, 2), actions_for(2, 4)))
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_half_the_bytes_are_nearly_the_same_genie(tmp_path: Path) -> None:
+    genie = tiny_genie()
+    genie.tokenizer.quantizer.steps.fill_(100_001)
+    genie.save_pretrained(tmp_path / "whole")
+    genie.save_pretrained(tmp_path / "half", half=True)
+    sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("whole", "half")]
+    assert sizes[1] < 0.7 * sizes[0]
+    loaded = Genie.from_pretrained(tmp_path / "half")
+    assert loaded.config == TINY
+    assert torch.equal(loaded.prompts, genie.prompts)
+    assert int(loaded.tokenizer.quantizer.steps) == 100_001  # whole numbers stay whole: 16 bits hold none so large
+    assert all(weight.dtype == torch.float32 for weight in loaded.parameters())
+    for name, weight in genie.named_parameters():
+        torch.testing.assert_close(loaded.get_parameter(name), weight, rtol=1e-3, atol=1e-4)
+    assert next(genie.parameters()).dtype == torch.float32  # saving does not change the one that is saved
+    tokens = torch.randint(0, 16, (1, 4, 16), generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(loaded.tokenizer.decode(tokens), genie.tokenizer.decode(tokens), rtol=0, atol=0.02)
+    loaded.imagine(videos(1, 2), actions_for(1, 2))
+
+
+def test_a_part_can_be_saved_by_itself(genie: Genie, tmp_path: Path) -> None:
+    genie.tokenizer.save_pretrained(tmp_path)
+    loaded, frames = VideoTokenizer.from_pretrained(tmp_path), videos(1, 3)
+    assert torch.equal(loaded(frames).reconstruction, genie.tokenizer(frames).reconstruction)
+    with pytest.raises(ValueError, match=r"describes a VideoTokenizer, not a Genie: load it with VideoTokenizer\.from_pretrained"):
+        Genie.from_pretrained(tmp_path)
+
+
+def saved_with(genie: Genie, folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    genie.save_pretrained(folder)
+    description = json.loads((folder / "config.json").read_text())
+    change(description["config"])
+    (folder / "config.json").write_text(json.dumps(description))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda config: config.update(num_wheels=4), "unknown settings num_wheels"),
+        (lambda config: config["tokenizer"].update(num_wheels=4), "unknown settings num_wheels"),
+        (lambda config: config["tokenizer"]["encoder"].update(wheels=4, doors=2), "unknown settings doors, wheels"),
+        (lambda config: config["dynamics"].update(num_codes=17), "num_codes of tokenizer and dynamics"),
+        (lambda config: config["sampling"].update(steps=0), "at least 1 pass"),
+        (lambda config: config.update(num_prompts=2), "does not hold the weights"),
+        (lambda config: config["dynamics"]["transformer"].update(num_layers=1), "does not hold the weights"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(
+    genie: Genie, tmp_path: Path, change: Callable[[dict[str, Any]], object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        Genie.from_pretrained(saved_with(genie, tmp_path, change))
+
+
+@pytest.mark.parametrize("change", [{"tokenizer": 5}, {"tokenizer": None}, {"num_prompts": "three"}, {"num_prompts": {}}], ids=str)
+def test_a_damaged_configuration_is_refused(genie: Genie, tmp_path: Path, change: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"config\.json"):
+        Genie.from_pretrained(saved_with(genie, tmp_path, lambda config: config.update(change)))
+
+
+def test_what_is_damaged_or_missing_is_refused(genie: Genie, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no config\.json"):
+        Genie.from_pretrained(tmp_path / "nowhere")
+    genie.save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    whole = weights.read_bytes()
+    for broken in (whole[: len(whole) // 2], b"", b"x" * 100):
+        weights.write_bytes(broken)
+        with pytest.raises(ValueError, match="does not hold the weights"):
+            Genie.from_pretrained(tmp_path)
+    weights.unlink()
+    with pytest.raises(FileNotFoundError, match=r"no model\.safetensors"):
+        Genie.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"tokenizer": replace(TINY.tokenizer, image_height=32)}, "image_height of tokenizer and latent_actions .* got 32 and 16"),
+        ({"tokenizer": replace(TINY.tokenizer, image_width=32)}, "image_width of tokenizer and latent_actions"),
+        ({"tokenizer": replace(TINY.tokenizer, channels=1)}, "channels of tokenizer and latent_actions"),
+        ({"tokenizer": replace(TINY.tokenizer, patch_size=8)}, "num_tokens of tokenizer and dynamics must be the same, got 4 and 16"),
+        ({"tokenizer": replace(TINY.tokenizer, num_codes=8)}, "num_codes of tokenizer and dynamics"),
+        ({"latent_actions": replace(TINY.latent_actions, code_dim=4)}, "code_dim of latent_actions and action_dim of dynamics"),
+        ({"num_prompts": -1}, "num_prompts .*-1"),
+    ],
+)
+def test_parts_that_do_not_fit_together_are_refused(setting: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(TINY, **setting)
+
+
+def test_the_default_parts_fit_together() -> None:
+    GenieConfig()

@@ -1,0 +1,420 @@
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from world_model import (
+    DynamicsConfig,
+    Genie,
+    GenieConfig,
+    LatentActionConfig,
+    Rollout,
+    SamplingConfig,
+    VideoTokenizerConfig,
+)
+from world_model.dynamics import actions_to_frames
+from world_model.layers.st_transformer import TransformerConfig
+
+WINDOW, NUM_ACTIONS = 3, 4
+LAYERS = TransformerConfig(num_layers=1, d_model=16, num_heads=2, temporal_window=WINDOW)
+TINY = GenieConfig(
+    tokenizer=VideoTokenizerConfig(image_height=16, image_width=16, patch_size=4, encoder=LAYERS, decoder=LAYERS, num_codes=16, code_dim=8),
+    latent_actions=LatentActionConfig(
+        image_height=16, image_width=16, patch_size=8, d_model=16, num_layers=1, num_heads=2, num_codes=NUM_ACTIONS, code_dim=8
+    ),
+    dynamics=DynamicsConfig(num_tokens=16, num_codes=16, action_dim=8, transformer=replace(LAYERS, num_layers=2)),
+    sampling=SamplingConfig(steps=3),
+    num_prompts=5,
+)
+GREEDY = SamplingConfig(steps=1, temperature=0.0)
+
+
+def tiny_genie(config: GenieConfig = TINY) -> Genie:
+    genie = Genie(config).eval()
+    with torch.no_grad():  # untrained models are nearly indifferent; bold ones make every difference visible
+        genie.tokenizer.head.project.weight *= 8  # type: ignore[operator, union-attr]
+        genie.dynamics.head.weight *= 4
+        genie.dynamics.transformer.places *= 30
+        for block in genie.dynamics.transformer.blocks:
+            block.temporal.heads.output.weight *= 10  # type: ignore[operator, union-attr]
+    genie.prompts.copy_(videos(max(config.num_prompts, 1), 1, seed=9)[: config.num_prompts, 0])
+    return genie
+
+
+def videos(batch: int, time: int, seed: int = 0) -> Tensor:
+    return torch.randint(0, 256, (batch, time, 16, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+def actions_for(steps: int, worlds: int, seed: int = 0) -> Tensor:
+    return torch.randint(0, NUM_ACTIONS, (steps, worlds), generator=torch.Generator().manual_seed(seed))
+
+
+def play(rollout: Rollout, actions: Tensor) -> tuple[Tensor, Tensor]:
+    """Frames (B, T, H, W, C) and tokens (B, T, N) along actions (T, B)."""
+    frames, tokens = [], []
+    for action in actions:
+        frames.append(rollout.step(action))
+        tokens.append(rollout.tokens)
+    return torch.stack(frames, dim=1), torch.stack(tokens, dim=1)
+
+
+def assert_same_picture(frames: Tensor, expected: Tensor) -> None:
+    """But for one step of 255: sums in another order may round differently."""
+    assert frames.shape == expected.shape
+    assert (frames.int() - expected.int()).abs().max() <= 1
+
+
+@pytest.fixture(scope="module")
+def genie() -> Genie:
+    return tiny_genie()
+
+
+def test_frames_are_bytes_that_move_with_the_actions(genie: Genie) -> None:
+    rollout = Rollout(genie, 2, sampling=GREEDY)
+    first = rollout.reset(videos(2, 2))
+    assert first.shape == (2, 16, 16, 3)
+    assert first.dtype == torch.uint8
+    assert (rollout.confidence == 1).all()
+    state, played = rollout.get_state(), []
+    for action in range(NUM_ACTIONS):
+        rollout.set_state(state)
+        played.append(play(rollout, torch.full((3, 2), action)))
+    assert all(not torch.equal(played[0][1], tokens) for _, tokens in played[1:])
+    assert all((played[0][0].int() - frames.int()).abs().max() > 10 for frames, _ in played[1:])
+    assert ((rollout.confidence > 0) & (rollout.confidence < 1)).any()
+    assert torch.equal(rollout.frames, played[-1][0][:, -1])
+
+
+def test_the_same_seeds_give_the_same_frames(genie: Genie) -> None:
+    def frames(seeds: list[int]) -> Tensor:
+        rollout = Rollout(genie, 2)
+        rollout.reset(videos(2, 1), seeds=seeds)
+        return play(rollout, actions_for(5, 2))[0]
+
+    expected = frames([7, 8])
+    assert torch.equal(frames([7, 8]), expected)
+    other = frames([7, 9])
+    assert_same_picture(other[0], expected[0])
+    assert (other[1].int() - expected[1].int()).abs().max() > 1
+
+
+def test_the_global_generator_decides_nothing_and_is_left_alone(genie: Genie) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    rollout = Rollout(genie, 2)
+    rollout.reset()
+    play(rollout, actions_for(2, 2))
+    assert torch.equal(torch.rand(1), expected)
+
+
+@pytest.mark.parametrize("num_frames", [1, 3])
+def test_a_world_does_not_depend_on_its_neighbours(genie: Genie, num_frames: int) -> None:
+    prompts, actions = videos(3, num_frames), actions_for(8, 3)
+    together = Rollout(genie, 3)
+    together.reset(prompts, seeds=[4, 5, 6])
+    frames, tokens = play(together, actions)
+    for world in range(3):
+        alone = Rollout(genie, 1)
+        alone.reset(prompts[world, None], seeds=[4 + world])
+        single_frames, single_tokens = play(alone, actions[:, world, None])
+        assert torch.equal(single_tokens[0], tokens[world])
+        assert_same_picture(single_frames[0], frames[world])
+
+
+@pytest.mark.parametrize("num_frames", [1, 2, WINDOW, WINDOW + 5])
+@pytest.mark.parametrize("age", [0, 2, 3 * WINDOW])
+def test_a_masked_reset_begins_some_worlds_anew_and_leaves_the_others_alone(genie: Genie, num_frames: int, age: int) -> None:
+    actions, prompts = actions_for(age + 7, 3), videos(2, num_frames, seed=2)
+    rollout, undisturbed, new = Rollout(genie, 3), Rollout(genie, 3), Rollout(genie, 2)
+    rollout.reset(videos(3, 2), seeds=[1, 2, 3])
+    undisturbed.reset(videos(3, 2), seeds=[1, 2, 3])
+    play(rollout, actions[:age]) if age else None
+    play(undisturbed, actions[:age]) if age else None
+
+    shown = rollout.reset(prompts, seeds=[10, 11], mask=[True, False, True])
+    assert torch.equal(shown[1], undisturbed.frames[1])
+    assert_same_picture(shown[[0, 2]], new.reset(prompts, seeds=[10, 11]))
+    frames, tokens = play(rollout, actions[age:])
+    expected_frames, expected_tokens = play(undisturbed, actions[age:])
+    assert torch.equal(frames[1], expected_frames[1])
+    assert torch.equal(tokens[1], expected_tokens[1])
+    new_frames, new_tokens = play(new, actions[age:, [0, 2]])
+    assert torch.equal(tokens[[0, 2]], new_tokens)
+    assert_same_picture(frames[[0, 2]], new_frames)
+
+
+def test_a_reset_of_all_worlds_leaves_nothing_of_what_was(genie: Genie) -> None:
+    rollout, new, prompts, actions = Rollout(genie, 2), Rollout(genie, 2), videos(2, 2), actions_for(8, 2)
+    rollout.reset(videos(2, 3, seed=8))
+    play(rollout, actions_for(7, 2, seed=1))
+    for each in (rollout, new):
+        each.reset(prompts, seeds=[1, 2])
+    assert torch.equal(rollout.frames, new.frames)
+    assert torch.equal(play(rollout, actions)[0], play(new, actions)[0])
+
+
+def test_an_empty_mask_changes_nothing(genie: Genie) -> None:
+    rollout, undisturbed = Rollout(genie, 2), Rollout(genie, 2)
+    for each in (rollout, undisturbed):
+        each.reset(videos(2, 1), seeds=[1, 2])
+    assert torch.equal(rollout.reset(mask=[False, False]), undisturbed.frames)
+    assert torch.equal(play(rollout, actions_for(3, 2))[0], play(undisturbed, actions_for(3, 2))[0])
+
+
+def test_a_state_repeats_exactly_and_may_be_used_twice(genie: Genie) -> None:
+    rollout, actions = Rollout(genie, 2), actions_for(9, 2)
+    rollout.reset(videos(2, 2))
+    play(rollout, actions[:2])
+    state, shown = rollout.get_state(), rollout.frames.clone()
+    tokens_then, confidence = rollout.tokens.clone(), rollout.confidence.clone()
+    rollout.reset(videos(1, 1, seed=5), mask=[False, True])  # must not reach the state
+    rollout.set_state(state)
+    assert torch.equal(rollout.frames, shown)
+    assert torch.equal(rollout.tokens, tokens_then)
+    assert torch.equal(rollout.confidence, confidence)
+    frames, tokens = play(rollout, actions[2:])
+    rollout.reset(videos(1, 1, seed=5), mask=[False, True])
+    for target in (rollout, Rollout(genie, 2), rollout):
+        target.set_state(state)
+        assert torch.equal(target.frames, shown)
+        again_frames, again_tokens = play(target, actions[2:])
+        assert torch.equal(again_frames, frames)
+        assert torch.equal(again_tokens, tokens)
+        target.reset(mask=[True, False])  # must not reach the state, nor the other rollout
+
+
+def test_a_state_of_other_worlds_is_refused(genie: Genie) -> None:
+    rollout = Rollout(genie, 2)
+    rollout.reset()
+    with pytest.raises(ValueError, match=r"shape \(2, 16, 16, 3\) and this rollout \(3, 16, 16, 3\)"):
+        Rollout(genie, 3).set_state(rollout.get_state())
+
+
+def whole_prompt(genie: Genie, prompts: Tensor) -> tuple[Tensor, Tensor]:
+    """Tokens of, and actions to, the last frames of a prompt; they are made with the whole of it in view."""
+    tokens = genie.tokenizer.encode(prompts).indices[:, -WINDOW:]
+    if prompts.shape[1] == 1:
+        return tokens, torch.zeros(len(prompts), 1, 8)
+    return tokens, actions_to_frames(genie.latent_action_model.encode(prompts).vectors)[:, -WINDOW:]
+
+
+@pytest.mark.parametrize("num_frames", [1, 2, WINDOW, WINDOW + 5])
+@torch.no_grad()
+def test_a_long_rollout_equals_the_whole_video_computed_at_once(genie: Genie, num_frames: int) -> None:
+    rollout, prompts, actions = Rollout(genie, 2, sampling=GREEDY), videos(2, num_frames), actions_for(5 * WINDOW, 2)
+    first = rollout.reset(prompts)
+    frames, played, confidence = [], [], []
+    for action in actions:
+        frames.append(rollout.step(action))
+        played.append(rollout.tokens)
+        confidence.append(rollout.confidence)
+
+    tokens, led = whole_prompt(genie, prompts)
+    led = torch.cat([led, genie.latent_action_model.quantizer.lookup(actions.T)], dim=1)
+    for time in range(len(actions)):
+        masked = torch.cat([tokens, torch.full((2, 1, 16), genie.config.dynamics.mask_token)], dim=1)
+        logits = genie.dynamics(masked, led[:, : masked.shape[1]])[:, -1:]
+        tokens = torch.cat([tokens, logits.argmax(dim=-1)], dim=1)
+        assert torch.equal(played[time], tokens[:, -1])
+        torch.testing.assert_close(confidence[time], logits.softmax(dim=-1).amax(dim=-1)[:, 0], rtol=1e-3, atol=1e-4)
+    images = (genie.tokenizer.decode(tokens) * 255).round().to(torch.uint8)[:, -len(actions) - 1 :]
+    assert_same_picture(torch.stack([first, *frames], dim=1), images)
+    assert (images.int().diff(dim=1).abs().amax(dim=(2, 3, 4)) > 10).float().mean() > 0.5  # it does not stand still
+
+
+def test_a_step_computes_one_frame_and_never_reads_pixels(genie: Genie) -> None:
+    calls: dict[str, list[int]] = {"encoder": [], "latent": [], "dynamics": [], "decoder": []}
+    modules = {
+        "encoder": genie.tokenizer.encoder,
+        "latent": genie.latent_action_model.encoder,
+        "dynamics": genie.dynamics.transformer,
+        "decoder": genie.tokenizer.decoder,
+    }
+
+    def count(name: str) -> Callable[[Any, Any, Tensor], None]:
+        return lambda _module, _inputs, output: calls[name].append(output.shape[1])
+
+    hooks = [module.register_forward_hook(count(name)) for name, module in modules.items()]
+    try:
+        rollout = Rollout(genie, 2)
+        rollout.reset(videos(2, 3))
+        assert calls == {"encoder": [3], "latent": [3], "dynamics": [2], "decoder": [3]}
+        for _ in range(10):
+            for record in calls.values():
+                record.clear()
+            rollout.step([0, 1])
+            assert calls == {"encoder": [], "latent": [], "dynamics": [2, 1, 1], "decoder": [1]}
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@pytest.mark.parametrize("num_frames", [1, 4])
+def test_the_callers_prompts_stay_as_they_were(genie: Genie, num_frames: int) -> None:
+    rollout, prompts = Rollout(genie, 2), videos(2, num_frames).numpy()
+    before = prompts.copy()
+    shown = rollout.reset(prompts)
+    shown.zero_()  # what is returned is the caller's
+    assert rollout.frames.any()
+    rollout.step(np.array([0, 1])).zero_()
+    assert rollout.frames.any()
+    assert np.array_equal(prompts, before)
+
+
+def test_without_prompts_each_world_draws_one_of_the_genies_own() -> None:
+    genie = tiny_genie()
+    shown = {tuple(Rollout(genie, 1).reset(prompt[None, None]).flatten().tolist()) for prompt in genie.prompts}
+    assert len(shown) == 5
+    rollout = Rollout(genie, 40)
+    frames = rollout.reset(seeds=list(range(40)))
+    drawn = [min(shown, key=lambda one: sum(abs(a - b) for a, b in zip(one, frame, strict=True))) for frame in frames.flatten(1).tolist()]
+    assert set(drawn) == shown
+    assert max(drawn.count(one) for one in shown) < 20
+    assert torch.equal(Rollout(genie, 40).reset(seeds=list(range(40))), frames)
+
+
+def test_worlds_begun_without_a_seed_go_on_drawing(genie: Genie) -> None:
+    rollout, prompts = Rollout(genie, 1), videos(1, 1)
+    rollout.reset(prompts, seeds=[3])
+    _, first = play(rollout, actions_for(4, 1))
+    rollout.reset(prompts)
+    _, second = play(rollout, actions_for(4, 1))
+    rollout.reset(prompts, seeds=[3])
+    _, third = play(rollout, actions_for(4, 1))
+    assert torch.equal(first, third)
+    assert not torch.equal(first, second)
+
+
+def test_a_rollout_in_bfloat16_runs_and_stays_close(genie: Genie) -> None:
+    exact, short = Rollout(genie, 2), Rollout(genie, 2, dtype=torch.bfloat16)
+    frames = [rollout.reset(videos(2, 2)).int() for rollout in (exact, short)]
+    assert (frames[0] - frames[1]).float().abs().mean() < 4
+    play(short, actions_for(5, 2))
+    assert short.tokens.max() < 16
+
+
+def test_the_first_frame_comes_before_the_first_step(genie: Genie) -> None:
+    rollout = Rollout(genie, 2)
+    with pytest.raises(RuntimeError, match=r"call reset\(\) before step\(\)"):
+        rollout.step([0, 0])
+    rollout.reset(mask=[True, False])
+    with pytest.raises(RuntimeError, match=r"call reset\(\) before step\(\)"):
+        rollout.step([0, 0])
+    rollout.reset(mask=[False, True])
+    rollout.step([0, 0])
+
+
+@pytest.mark.parametrize(
+    "actions", [[0], [0, 1, 2], [[0, 1]], [0, NUM_ACTIONS], [-1, 0], [0.0, 1.0], np.array([0.5, 1]), torch.tensor(1)], ids=str
+)
+def test_bad_actions_are_refused_and_the_worlds_stay(genie: Genie, actions: Any) -> None:
+    rollout, undisturbed = Rollout(genie, 2), Rollout(genie, 2)
+    for each in (rollout, undisturbed):
+        each.reset(videos(2, 1), seeds=[0, 1])
+    with pytest.raises(ValueError, match=r"need 2 latent actions, whole numbers in 0 \.\.\. 3, got"):
+        rollout.step(actions)
+    assert torch.equal(rollout.step([0, 1]), undisturbed.step([0, 1]))
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+def test_whole_numbers_of_any_size_are_actions(genie: Genie, dtype: Any) -> None:
+    expected_by_number(genie, np.array([1, 0, 1, 1], dtype=dtype))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int16])
+def test_whole_numbers_of_small_types_are_actions(genie: Genie, dtype: Any) -> None:
+    expected_by_number(genie, np.array([1, 0, 1, 1], dtype=dtype))
+
+
+@pytest.mark.filterwarnings("ignore:indexing with dtype torch.uint8")
+def expected_by_number(genie: Genie, actions: np.ndarray) -> None:
+    rollout, expected = Rollout(genie, 4, sampling=GREEDY), Rollout(genie, 4, sampling=GREEDY)
+    for each in (rollout, expected):
+        each.reset(videos(4, 1))
+    assert torch.equal(rollout.step(actions), expected.step(actions.tolist()))
+
+
+def test_truth_values_are_no_actions(genie: Genie) -> None:
+    rollout = Rollout(genie, 4)
+    rollout.reset()
+    with pytest.raises(ValueError, match="whole numbers"):
+        rollout.step(np.ones(4, dtype=bool))
+
+
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        (videos(2, 1)[:, 0], r"expected prompts \(2, P, 16, 16, 3\)"),
+        (videos(3, 1), r"expected prompts \(2, P, 16, 16, 3\).*got .*\(3, 1, 16, 16, 3\)"),
+        (videos(2, 1)[:, :0], "at least one frame"),
+        (videos(2, 2)[:, :, :8], "resize or convert"),
+        (videos(2, 2).float(), "uint8"),
+        (videos(2, 1).numpy().astype(np.int64), "uint8"),
+    ],
+    ids=["no time", "worlds", "no frame", "size", "float", "int64"],
+)
+def test_bad_prompts_are_refused_and_the_worlds_stay(genie: Genie, prompts: Any, message: str) -> None:
+    rollout, undisturbed = Rollout(genie, 2), Rollout(genie, 2)
+    for each in (rollout, undisturbed):
+        each.reset(videos(2, 1), seeds=[0, 1])
+    with pytest.raises(ValueError, match=message):
+        rollout.reset(prompts)
+    assert torch.equal(rollout.step([0, 1]), undisturbed.step([0, 1]))
+
+
+def test_a_refused_reset_leaves_the_generators_alone(genie: Genie) -> None:
+    rollout, undisturbed = Rollout(genie, 2), Rollout(genie, 2)
+    for each in (rollout, undisturbed):
+        each.reset(videos(2, 1), seeds=[0, 1])
+    with pytest.raises(ValueError, match="uint8"):
+        rollout.reset(videos(2, 1).float(), seeds=[7, 8])
+    assert torch.equal(rollout.step([0, 1]), undisturbed.step([0, 1]))
+
+
+@pytest.mark.parametrize(
+    ("seeds", "mask"),
+    [([1], None), ([1, 2, 3], None), ([], None), (None, [True]), (None, [True, False, True])],
+    ids=["few seeds", "many seeds", "no seeds", "short mask", "long mask"],
+)
+def test_seeds_and_masks_of_another_length_are_refused(genie: Genie, seeds: Any, mask: Any) -> None:
+    rollout = Rollout(genie, 2)
+    with pytest.raises(ValueError, match="seeds|mask"):
+        rollout.reset(seeds=seeds, mask=mask)
+
+
+def test_seeds_may_stand_in_an_array(genie: Genie) -> None:
+    seeds: Sequence[int] = np.array([5, 6])  # type: ignore[assignment]
+    assert torch.equal(Rollout(genie, 2).reset(seeds=seeds), Rollout(genie, 2).reset(seeds=[5, 6]))
+
+
+def test_a_state_from_before_the_first_reset_is_one_before_the_first_reset(genie: Genie) -> None:
+    rollout = Rollout(genie, 2)
+    state = rollout.get_state()
+    rollout.reset()
+    rollout.set_state(state)
+    with pytest.raises(RuntimeError, match=r"call reset\(\)"):
+        rollout.step([0, 0])
+
+
+def test_a_genie_without_prompts_asks_for_some() -> None:
+    with pytest.raises(ValueError, match="holds no prompt frames: give prompts"):
+        Rollout(tiny_genie(replace(TINY, num_prompts=0)), 1).reset()
+
+
+def test_what_cannot_be_rolled_out_says_why(genie: Genie) -> None:
+    with pytest.raises(ValueError, match="num_worlds is 0"):
+        Rollout(genie, 0)
+    endless = replace(TINY, dynamics=replace(TINY.dynamics, transformer=replace(LAYERS, temporal_window=None)))
+    with pytest.raises(ValueError, match="temporal_window"):
+        Rollout(Genie(endless), 1)
+
+
+def test_a_genie_in_training_is_put_into_evaluation() -> None:
+    genie = tiny_genie().train()
+    Rollout(genie, 1).reset(videos(1, 3))
+    assert int(genie.tokenizer.quantizer.steps) == int(genie.latent_action_model.quantizer.steps) == 0
