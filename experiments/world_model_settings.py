@@ -73,6 +73,13 @@ class Settings:
             raise ValueError("give either --game, or --game None and --data: the videos come from one of the two")
         if self.lam is not None and self.latent_action_training != "frozen":
             raise ValueError("--lam is for --latent-action-training frozen: otherwise the latent action model is trained")
+        for name, phase, layers in (
+            ("tokenizer", self.tokenizer, (self.model.tokenizer.encoder, self.model.tokenizer.decoder)),
+            ("dynamics", self.dynamics, (self.model.dynamics.transformer,)),
+        ):
+            window = max(layer.temporal_window or 1 for layer in layers)
+            if phase.clip_length < window:  # a model is no good at distances in time that it never saw
+                raise ValueError(f"{name}: clips of {phase.clip_length} frames are shorter than the temporal window of {window}")
         if not 4 <= self.levels <= len(WORLD_MODEL_LEVELS):
             raise ValueError(f"levels is {self.levels}; choose 4 to {len(WORLD_MODEL_LEVELS)}")
 

@@ -34,12 +34,15 @@ def tiny() -> GenieConfig:
 
 
 def coinrun_small() -> GenieConfig:
-    """64 x 64 frames in real time on two CPU cores: convolutions next to the pixels, 64 tokens a frame, few sampling steps."""
+    """64 x 64 frames in real time on two CPU cores: convolutions next to the pixels, 64 tokens a frame, few sampling steps.
+
+    The tokenizer looks back at few frames, so that clips of 8 frames show it all distances in time that it will meet.
+    """
     return GenieConfig(
         tokenizer=VideoTokenizerConfig(
             patch_size=8,
-            encoder=TransformerConfig(num_layers=1, d_model=128, num_heads=4, temporal_window=WINDOW),
-            decoder=TransformerConfig(num_layers=2, d_model=128, num_heads=4, temporal_window=WINDOW),
+            encoder=TransformerConfig(num_layers=1, d_model=128, num_heads=4, temporal_window=4),
+            decoder=TransformerConfig(num_layers=2, d_model=128, num_heads=4, temporal_window=4),
             stem="conv",
         ),
         latent_actions=LatentActionConfig(),

@@ -54,7 +54,7 @@ class Rollout:
         self.dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
         self._past = genie.dynamics.transformer.make_cache(num_worlds, dtype=self.dtype)
         self._drawn = genie.tokenizer.decoder.make_cache(num_worlds, dtype=self.dtype)
-        self.max_prompt_frames = min(self._past.window, self._drawn.window)
+        self.max_prompt_frames = self._past.window
         self._last = Frame(
             torch.zeros(num_worlds, config.dynamics.num_tokens, dtype=torch.int64, device=device),
             torch.zeros(num_worlds, config.dynamics.action_dim, device=device),
@@ -117,9 +117,10 @@ class Rollout:
                 self.genie.dynamics.hidden(tokens_RPN[:, :-1], actions_RPE[:, :-1], past)
                 past.advance(tokens_RPN.shape[1] - 1)
             self._past.put(rows, past)
-            drawn = self._drawn.restart(rows, tokens_RPN.shape[1])
-            images = self.genie.tokenizer.decode(tokens_RPN, drawn)
-            drawn.advance(tokens_RPN.shape[1])
+            shown_RPN = tokens_RPN[:, -self._drawn.window :]
+            drawn = self._drawn.restart(rows, shown_RPN.shape[1])
+            images = self.genie.tokenizer.decode(shown_RPN, drawn)
+            drawn.advance(shown_RPN.shape[1])
             self._drawn.put(rows, drawn)
         tokens, action, confidence = self._last.tokens.clone(), self._last.action.clone(), self.confidence.clone()
         tokens[rows], action[rows], confidence[rows] = tokens_RPN[:, -1], actions_RPE[:, -1], 1.0
