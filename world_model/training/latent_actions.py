@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from world_model.data import ClipBatch, ClipSampler, VideoFile
-from world_model.latent_actions import LatentActionConfig, LatentActionModel, latent_action_loss
-from world_model.precision import bf16_autocast
+from world_model.data import ClipSampler, VideoFile
+from world_model.latent_actions import LatentActionConfig, LatentActionModel
 from world_model.training.config import TrainingConfig
 from world_model.training.loop import train
+from world_model.training.objectives import latent_action_objective
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
-
 
 def train_latent_action_model(
     files: Sequence[VideoFile],
@@ -34,18 +33,10 @@ def train_latent_action_model(
 ) -> LatentActionModel:
     """Train on clips of `clip_length` frames from all episodes of `files` (Genie, section 2.1). `on_step` and `checkpoint`: see `train`.
 
-    With `fabric` (see `make_fabric`) its devices share each batch of `batch_size` clips, and `device` is not used. Each device then
-    standardises what it encodes over its own share, so the result depends a little on their number.
+    With `fabric` (see `make_fabric`) its devices share each batch of `batch_size` clips, and `device` is not used.
     """
     model = LatentActionModel(model_config, seed=seed).to(device if fabric is None else fabric.device)
     rank, world_size = (0, 1) if fabric is None else (fabric.global_rank, fabric.world_size)
     batches = ClipSampler(files, clip_length=clip_length, batch_size=batch_size, seed=seed, rank=rank, world_size=world_size)
-
-    def loss_function(model: torch.nn.Module, batch: ClipBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        frames = torch.from_numpy(batch.frames).to(next(model.parameters()).device)
-        with bf16_autocast(frames.device):
-            output = model(frames)
-        return latent_action_loss(output, frames)
-
-    train(model, loss_function, batches, training_config, fabric=fabric, checkpoint=checkpoint, on_step=on_step)
+    train(model, latent_action_objective, batches, training_config, fabric=fabric, checkpoint=checkpoint, on_step=on_step)
     return model

@@ -1,0 +1,96 @@
+"""The scripts that train, show and time a world, through their command lines, a few steps long."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+
+import world_model  # noqa: F401 (registers Genie-v0)
+from world_model.data import VideoWriter
+from world_model.training import read_log
+
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+
+
+def run(script: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, EXPERIMENTS / script, *map(str, arguments)], capture_output=True, text=True, check=False)
+
+
+def write_videos(path: Path, seed: int) -> Path:
+    with VideoWriter(path, frame_shape=(32, 32, 3)) as video:
+        for frames in np.random.default_rng(seed).integers(0, 256, (3, 20, 32, 32, 3), dtype=np.uint8):
+            video.append(frames)
+    return path
+
+
+def test_a_world_is_trained_from_videos_in_one_command_that_goes_on_where_it_stopped(tmp_path):
+    arguments = ["--preset", "tiny", "--game", "None", "--data", write_videos(tmp_path / "a.h5", 0)]
+    arguments += ["--validation-data", write_videos(tmp_path / "b.h5", 1), "--output", tmp_path / "world", "--runs", tmp_path / "runs"]
+    arguments += ["--tokenizer.training.steps", "3", "--dynamics.training.steps", "2", "--validate-every", "2"]
+    stopped = run("train_world_model.py", *arguments, "--minutes", "0")
+    assert stopped.returncode == 1 and "tokenizer: 1 of 3 steps" in stopped.stderr, stopped.stderr
+    assert not (tmp_path / "world").exists()
+
+    finished = run("train_world_model.py", *arguments)
+    assert finished.returncode == 0, finished.stderr
+    (tokenizer,) = (tmp_path / "runs").glob("tokenizer-*")
+    (dynamics,) = (tmp_path / "runs").glob("dynamics-joint-*")
+    assert [line["step"] for line in read_log(tokenizer / "validation.jsonl")] == [2, 3]
+    (validation,) = read_log(dynamics / "validation.jsonl")
+    assert {"step", "validation_cross_entropy", "delta_psnr", "psnr_inferred"} <= set(validation)
+    assert (dynamics / "samples.png").read_bytes()[:4] == b"\x89PNG"
+    assert json.loads((tmp_path / "world" / "config.json").read_text())["model"] == "Genie"
+
+    env = gymnasium.make("Genie-v0", model=tmp_path / "world")
+    env.reset(seed=0)
+    obs, *_ = env.step(env.action_space.sample())
+    assert obs.shape == (32, 32, 3)
+
+    before = (dynamics / "model.safetensors").stat().st_mtime_ns
+    assert run("train_world_model.py", *arguments).returncode == 0
+    assert (dynamics / "model.safetensors").stat().st_mtime_ns == before, "a finished stage was built again"
+
+
+@pytest.mark.slow
+def test_the_game_makes_the_videos(tmp_path):
+    arguments = ["--levels", "8", "--output", tmp_path / "world", "--runs", tmp_path / "runs", "--validate-every", "1"]
+    arguments += ["--tokenizer.training.steps", "1", "--dynamics.training.steps", "1", "--dynamics.batch-size", "2"]
+    result = run("train_world_model.py", *arguments)
+    assert result.returncode == 0, result.stderr
+    recorded = sorted(path.name.rsplit("-", 2)[0] for path in (tmp_path / "runs").glob("videos-*"))
+    assert recorded == ["videos-planner", "videos-random", "videos-sticky"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--game", "None"], "give either --game"),
+        (["--tokenizer.clip-length", "3"], "are shorter than"),
+        (["--game", "None", "--data", "missing.h5"], "missing.h5"),
+    ],
+)
+def test_what_cannot_be_trained_is_said_in_a_sentence(tmp_path, arguments, message):
+    result = run("train_world_model.py", "--runs", tmp_path / "runs", *arguments)
+    assert result.returncode != 0 and message in result.stderr, result.stderr
+
+
+def test_the_rollout_benchmark_fills_its_table(tmp_path):
+    sizes = ["--shapes", "small", "--contexts", "2", "16", "--batches", "1", "--steps", "1", "--dtypes", "float32", "--patience", "0.1"]
+    result = run("bench_rollout.py", *sizes, "--output", tmp_path / "bench.csv")
+    assert result.returncode == 0, result.stderr
+    with (tmp_path / "bench.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["way"], row["context"]) for row in rows] == [
+        ("cached", "2"),
+        ("uncached", "2"),
+        ("cached", "16"),
+        ("uncached", "16"),
+        ("cached", "16"),
+    ]
+    assert all(float(row["seconds_per_frame"]) > 0 for row in rows)
+    assert "frames a second" in result.stdout
