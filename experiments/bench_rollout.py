@@ -101,7 +101,7 @@ class Bench:
         last = Frame(self.tokens[:, -2], self.actions[:, -2], torch.ones_like(self.tokens[:, -2], dtype=torch.float32))
         with self.autocast():
             frame = sample_next_frame(self.model, self.cache, last, self.actions[:, -1], sampling, self.generators)
-        self.cache.clock -= 1  # the same frame again next time
+        self.cache.advance(-1)  # the same frame again next time
         return frame.tokens
 
     @torch.no_grad()

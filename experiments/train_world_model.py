@@ -1,7 +1,7 @@
 """Train a playable world from videos without actions: tokenizer, latent action model and dynamics model, in order (Genie, section 2.1).
 
     python experiments/train_world_model.py                                   # coinrun-small, on videos that the game makes
-    python experiments/train_world_model.py --game None --data A.h5 B.h5      # on your own videos
+    python experiments/train_world_model.py --data A.h5 B.h5                  # on your own videos, of 64 x 64
     torchrun --nproc-per-node 8 experiments/train_world_model.py --preset coinrun-paper
 
 The world lies in `output` at the end: Genie.from_pretrained(output), gym.make("Genie-v0", model=output). The same command goes on where
@@ -33,7 +33,8 @@ from world_model import Genie, LatentActionModel, VideoTokenizer
 from world_model.data import ClipBatch, ClipSampler, VideoFile
 from world_model.metrics import delta_psnr, psnr
 from world_model.rollout import to_uint8
-from world_model.training import MetricsLog, keep_freed_memory, make_fabric, train
+from world_model.serialization import find_model, identify_model, save_model
+from world_model.training import MetricsLog, gather_weights, keep_freed_memory, make_fabric, train
 from world_model.training.objectives import LossFunction, dynamics_objective, latent_action_objective, tokenizer_objective
 
 NUM_PROMPTS = 64
@@ -57,7 +58,7 @@ class Training:
         """Videos of one player. What it does wrong stays on camera: a world must know what follows from every action."""
         settings = self.settings
         recording = RecordingConfig(
-            game=settings.game or "",
+            game=settings.game,
             difficulty=difficulty,
             noise=0.3,
             max_noise_steps=6,
@@ -75,12 +76,14 @@ class Training:
         return self.cache.stage(name, about, [], build)
 
     def videos(self, name: str, levels: range) -> list[Path]:
-        """A quarter of the levels played at random, a quarter with keys held for long, the rest by the planner with noise."""
+        """A quarter of the levels played at random, a quarter with keys held for long, the rest by the planner with noise.
+
+        Other games than CoinRun have no planner: there the rest too is played with keys held for long.
+        """
         settings, quarter = self.settings, len(levels) // 4
-        expert = "planner" if settings.game == "coinrun" else "sticky"
-        shares = {"random": levels[:quarter], "sticky": levels[quarter : 2 * quarter], expert: levels[2 * quarter :]}
-        if settings.game != "coinrun":
-            shares = {"random": levels[:quarter], "sticky": levels[quarter:]}
+        shares = {"random": levels[:quarter], "sticky": levels[quarter:]}
+        if settings.game == "coinrun":
+            shares |= {"sticky": levels[quarter : 2 * quarter], "planner": levels[2 * quarter :]}
         return [
             self.record(f"{name}-{player}-{difficulty}", share, difficulty, player)
             for difficulty in settings.difficulties
@@ -97,7 +100,14 @@ class Training:
 
     @cached_property
     def files(self) -> list[VideoFile]:
-        return [file for source in self.sources for file in (open_videos(source) if source.is_dir() else [VideoFile(source)])]
+        files = [file for source in self.sources for file in (open_videos(source) if source.is_dir() else [VideoFile(source)])]
+        tokenizer = self.settings.model.tokenizer
+        expected = (tokenizer.image_height, tokenizer.image_width, tokenizer.channels)
+        if files[0].frame_shape != expected:
+            raise SystemExit(
+                f"frames of {files[0].path} are {files[0].frame_shape} and the model's {expected}: resize them, or set --model.*"
+            )
+        return files
 
     @cached_property
     def validation_clips(self) -> ClipBatch | None:
@@ -106,7 +116,7 @@ class Training:
         if settings.strategy == "fsdp":
             return None
         files = [VideoFile(path) for path in settings.validation_data]
-        if settings.game is not None:
+        if not settings.data:
             with self.fabric.rank_zero_first():
                 folders = self.videos("validation", VALIDATION_LEVELS[: max(4, min(100, settings.levels // 10))])
             files = [file for folder in folders for file in open_videos(folder)]
@@ -132,10 +142,8 @@ class Training:
             model.to(fabric.device)
             share = {"rank": fabric.global_rank, "world_size": fabric.world_size}
             batches = ClipSampler(self.files, clip_length=phase.clip_length, batch_size=phase.batch_size, seed=settings.seed, **share)
-            bar, log = (
-                training_bar(name, steps, hidden=not fabric.is_global_zero),
-                MetricsLog(folder / "log.jsonl", phase.training, every=10),
-            )
+            bar = training_bar(name, steps, hidden=not fabric.is_global_zero)
+            log = MetricsLog(folder / "log.jsonl", phase.training, every=10)
             validation_log = MetricsLog(folder / "validation.jsonl", phase.training)
 
             def on_step(step: int, metrics: dict[str, Tensor]) -> None:
@@ -148,20 +156,28 @@ class Training:
                     model.train()
 
             minutes = None if settings.minutes is None else settings.minutes - (time.monotonic() - self.started) / 60
-            checkpoint = folder / "checkpoint.safetensors"
             done = train(
-                model, loss_function, batches, phase.training, fabric=fabric, checkpoint=checkpoint, minutes=minutes, on_step=on_step
+                model,
+                loss_function,
+                batches,
+                phase.training,
+                fabric=fabric,
+                checkpoint=folder / "checkpoint.safetensors",
+                checkpoint_seconds=60 * settings.checkpoint_minutes,
+                minutes=minutes,
+                on_step=on_step,
             )
             if done < steps:
-                raise SystemExit(
-                    f"{name}: {done} of {steps} steps done after {settings.minutes} minutes; the same command goes on from here"
-                )
-            if settings.strategy == "fsdp" and fabric.world_size > 1:
-                raise SystemExit(f"{name}: trained, in shards; the same command in a single process puts them together and goes on")
-            model.save_pretrained(folder)
+                raise OutOfTime(f"{name}: {done} of {steps} steps done; the same command goes on from here")
+            weights = gather_weights(model) if settings.strategy == "fsdp" else None
+            if fabric.is_global_zero:
+                save_model(folder, model, weights=weights)
+            fabric.barrier()
 
         about = {"phase": dataclasses.asdict(phase), "seed": settings.seed, "model": dataclasses.asdict(model.config)}
-        return self.cache.stage(name, about, [*self.sources, *below], build)
+        about["data"] = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime) for path in settings.data]
+        about["below"] = [identify_model(folder) for folder in below]  # by content: a model given by its folder may have been replaced
+        return self.cache.stage(name, about, [] if settings.data else self.sources, build)
 
     def tokenizer(self) -> Path:
         model = VideoTokenizer(self.config.tokenizer, seed=self.settings.seed)
@@ -175,22 +191,25 @@ class Training:
 
         return self.train("tokenizer", model, tokenizer_objective, self.settings.tokenizer, [], validate if clips is not None else None)
 
-    def latent_action_model(self) -> LatentActionModel:
-        """The one to freeze: given, or trained first."""
+    def latent_action_model(self) -> Path:
+        """The folder of the one to freeze: given, or trained first."""
         settings = self.settings
         if settings.lam is not None:
-            return LatentActionModel.from_pretrained(settings.lam)
+            return find_model(settings.lam)
         model = LatentActionModel(self.config.latent_actions, seed=settings.seed)
-        return LatentActionModel.from_pretrained(self.train("lam", model, latent_action_objective, settings.latent_actions, []))
+        return self.train("lam", model, latent_action_objective, settings.latent_actions, [])
 
     def genie(self) -> Path:
-        settings, tokenizer_folder, config = self.settings, self.tokenizer(), self.config
-        frozen = self.latent_action_model() if settings.latent_action_training == "frozen" else None
-        if frozen is not None:
+        settings, config, below = self.settings, self.config, []
+        _ = self.files  # videos that do not do are refused before anything is trained
+        if settings.latent_action_training == "frozen":
+            below.append(self.latent_action_model())
+            frozen = LatentActionModel.from_pretrained(below[0])
             config = dataclasses.replace(config, latent_actions=frozen.config)
         model = Genie(config, seed=settings.seed)
-        model.tokenizer.load_state_dict(VideoTokenizer.from_pretrained(tokenizer_folder).state_dict())
-        if frozen is not None:
+        below.append(self.tokenizer())
+        model.tokenizer.load_state_dict(VideoTokenizer.from_pretrained(below[-1]).state_dict())
+        if settings.latent_action_training == "frozen":
             model.latent_action_model.load_state_dict(frozen.state_dict())
         frames = next(ClipSampler(self.files, clip_length=1, batch_size=NUM_PROMPTS, seed=settings.seed)).frames[:, 0]
         model.prompts.copy_(torch.from_numpy(frames))
@@ -209,9 +228,12 @@ class Training:
                 name: torch.tensor(value) for name, value in controllability.items()
             }
 
-        below = [tokenizer_folder] + ([Path(settings.lam)] if settings.lam else [])
         name = f"dynamics-{settings.latent_action_training}"
         return self.train(name, model, objective, settings.dynamics, below, validate if clips is not None else None)
+
+
+class OutOfTime(Exception):
+    """The minutes are over; everything done is saved."""
 
 
 def save_rows(path: Path, rows: list[Tensor]) -> None:
@@ -227,7 +249,12 @@ def main() -> None:
     settings = tyro.cli(Settings, default=PRESETS[preset], description=__doc__)
     keep_freed_memory()
     training = Training(settings)
-    folder = training.genie()
+    try:
+        folder = training.genie()
+    except OutOfTime as stopped:
+        if training.fabric.is_global_zero:
+            print(stopped)
+        return
     if training.fabric.is_global_zero:
         Genie.from_pretrained(folder).save_pretrained(settings.output)
         print(f"the world is in {settings.output}; logs, checkpoints and samples.png of each stage are in {settings.runs}")

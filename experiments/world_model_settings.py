@@ -29,7 +29,7 @@ class Settings:
     """Options of the training; the defaults are those of the chosen preset."""
 
     preset: Literal["tiny", "coinrun-small", "coinrun-paper", "platformers"] = "coinrun-small"
-    """tiny: minutes on a CPU; coinrun-small: plays in real time on 2 cores; coinrun-paper: Appendix F; platformers: 10.7 billion weights"""
+    """tiny: for --data of 32 x 32; coinrun-small: real time on 2 cores; coinrun-paper: Appendix F; platformers: 10.7 billion weights"""
     output: Path = Path("runs/world_model/coinrun-small")
     """folder for the trained world"""
     runs: Path = Path("runs/world_model/stages")
@@ -39,14 +39,14 @@ class Settings:
     seed: int = 0
     """seed of recording and training"""
 
-    game: str | None = "coinrun"
-    """Procgen game that makes the videos; None with --data"""
+    game: str = "coinrun"
+    """Procgen game that makes the videos, unless --data gives them"""
     difficulties: tuple[Literal["easy", "hard"], ...] = ("easy",)
     """difficulties to record"""
     levels: int = 2000
     """levels recorded per difficulty: a quarter at random, a quarter with keys held for long, the rest by CoinRun's planner with noise"""
     data: tuple[Path, ...] = ()
-    """HDF5 videos to learn from instead (written with world_model.data.VideoWriter)"""
+    """HDF5 videos to learn from instead of a game's (written with world_model.data.VideoWriter)"""
     validation_data: tuple[Path, ...] = ()
     """HDF5 videos of other episodes, to watch progress on; without them there is no validation"""
 
@@ -60,6 +60,8 @@ class Settings:
     """with frozen: the latent action model to take, a folder or the name of one that ships, instead of training one"""
     validate_every: int = 500
     """steps between two looks at the validation videos"""
+    checkpoint_minutes: float = 1.0
+    """minutes between two checkpoints"""
 
     devices: int | Literal["auto"] = "auto"
     """devices of this machine to train on; torchrun overrules it"""
@@ -69,10 +71,14 @@ class Settings:
     """with several devices: ddp splits the batch, fsdp the weights too"""
 
     def __post_init__(self) -> None:
-        if bool(self.data) == (self.game is not None):
-            raise ValueError("give either --game, or --game None and --data: the videos come from one of the two")
         if self.lam is not None and self.latent_action_training != "frozen":
-            raise ValueError("--lam is for --latent-action-training frozen: otherwise the latent action model is trained")
+            raise ValueError("lam is for latent_action_training frozen: otherwise the latent action model is trained")
+        if self.validate_every < 1:
+            raise ValueError(f"validate_every is {self.validate_every}; look at least every so many steps")
+        if self.dynamics.clip_length < 5:
+            raise ValueError(
+                f"dynamics: clips of {self.dynamics.clip_length} frames are too short to measure control 4 frames ahead; take 5"
+            )
         for name, phase, layers in (
             ("tokenizer", self.tokenizer, (self.model.tokenizer.encoder, self.model.tokenizer.decoder)),
             ("dynamics", self.dynamics, (self.model.dynamics.transformer,)),
@@ -89,8 +95,6 @@ SMALL = Settings(
     tokenizer=Phase(training=TrainingConfig(steps=6000, learning_rate=1e-3, schedule="wsd"), clip_length=8),
     latent_actions=Phase(training=TrainingConfig(steps=3000, learning_rate=2e-3), clip_length=8, batch_size=16),
     dynamics=Phase(training=TrainingConfig(steps=6000, learning_rate=1e-3, schedule="wsd")),
-    latent_action_training="frozen",
-    lam="coinrun-lam",
 )
 PRESETS = {
     "tiny": replace(
@@ -100,8 +104,6 @@ PRESETS = {
         model=tiny(),
         tokenizer=Phase(training=TrainingConfig(steps=300, learning_rate=2e-3), clip_length=8, batch_size=4),
         dynamics=Phase(training=TrainingConfig(steps=300, learning_rate=2e-3), clip_length=8, batch_size=8),
-        latent_action_training="joint",
-        lam=None,
         validate_every=150,
     ),
     "coinrun-small": SMALL,
@@ -115,22 +117,17 @@ PRESETS = {
         tokenizer=Phase(training=TOKENIZER_TRAINING, batch_size=48),
         latent_actions=Phase(training=DYNAMICS_TRAINING, batch_size=36),
         dynamics=Phase(training=DYNAMICS_TRAINING, batch_size=36),
-        latent_action_training="joint",
-        lam=None,
         validate_every=5000,
     ),
     "platformers": replace(
         SMALL,
         preset="platformers",
         output=Path("runs/world_model/platformers"),
-        game=None,
-        data=(Path("platformers.h5"),),
+        checkpoint_minutes=30.0,
         model=platformers(),
         tokenizer=Phase(training=TOKENIZER_TRAINING, batch_size=384),
         latent_actions=Phase(training=replace(DYNAMICS_TRAINING, steps=125_000), batch_size=512),
         dynamics=Phase(training=replace(DYNAMICS_TRAINING, steps=125_000), batch_size=512),
-        latent_action_training="joint",
-        lam=None,
         validate_every=5000,
     ),
 }

@@ -76,8 +76,8 @@ def coinrun_paper() -> GenieConfig:
 def platformers() -> GenieConfig:
     """The Platformers model (Appendix C): 200M tokenizer, 300M latent action model, 10.1B dynamics.
 
-    Frames of 160 x 90 are padded to 160 x 96, which divides into the patches of all parts. Codes are moving averages, because codes that
-    learn by gradient cannot be revived where weights are split over devices.
+    It takes frames of 160 x 96: pad the paper's 160 x 90, which do not divide into patches of 16. Codes are moving averages, because
+    codes that learn by gradient cannot be revived where weights are split over devices.
     """
     return GenieConfig(
         tokenizer=VideoTokenizerConfig(

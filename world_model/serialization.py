@@ -12,7 +12,7 @@ from typing import Any, TypeVar, get_type_hints
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import nn
+from torch import Tensor, nn
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 SHIPPED = Path(__file__).parent / "pretrained"
@@ -20,14 +20,15 @@ SHIPPED = Path(__file__).parent / "pretrained"
 Model = TypeVar("Model", bound=nn.Module)
 
 
-def save_model(folder: str | Path, model: Any, *, half: bool = False) -> None:
+def save_model(folder: str | Path, model: Any, *, half: bool = False, weights: dict[str, Tensor] | None = None) -> None:
     """Write the weights of `model`, a module, and its `config`, the dataclass it is built from, into `folder`.
 
-    `half` stores floating-point weights in 16 bits; `load_model` makes them float32 again.
+    `half` stores floating-point weights in 16 bits; `load_model` makes them float32 again. `weights` are those to write where the model
+    itself holds only a part of them (see `gather_weights`).
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    tensors = {name: tensor.contiguous() for name, tensor in (weights or model.state_dict()).items()}
     if half:
         tensors = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
     _write_bytes(folder / WEIGHTS_FILE, save(tensors))

@@ -216,7 +216,7 @@ def test_grouped_keys_make_the_cache_smaller() -> None:
 def test_a_world_may_run_for_millions_of_frames() -> None:
     model, tokens = transformer(), video(2, 4 * WINDOW)
     whole, cache = model(tokens), model.make_cache(2)
-    cache.clock = 10_000_000
+    cache.clock = torch.tensor(10_000_000)
     cache.begin.fill_(cache.clock)
     for time in range(tokens.shape[1]):
         close(step(model, cache, tokens[:, time]), whole[:, time])

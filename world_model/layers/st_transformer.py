@@ -64,7 +64,7 @@ class TransformerConfig:
 class Frames:
     """When the frames of one pass are, and what each may see; the same for all layers.
 
-    `cosine`, `sine` (T, K/2) turn queries and keys; `visible` (T, S), or (B, 1, T, S) where worlds differ, says which frames are seen.
+    `cosine`, `sine` (T, K/2) turn queries and keys; `visible` (T, S), or (B N, 1, T, S) where worlds differ, says which frames are seen.
     """
 
     cosine: Tensor
@@ -131,11 +131,10 @@ class TemporalAttention(nn.Module):
 
     def forward(self, tokens_BTND: Tensor, frames: Frames, past: CachedFrames | None = None) -> Tensor:
         query, key, value = (rearrange(x, "b t n h k -> (b n) h t k") for x in self.heads.split(tokens_BTND))
-        query, key, visible = rotate(query, frames), rotate(key, frames), frames.visible
+        query, key = rotate(query, frames), rotate(key, frames)
         if past is not None:
             key, value = past.write(key, value)
-            visible = visible.repeat_interleave(tokens_BTND.shape[2], dim=0)
-        attended = attend(query, key, value, visible)
+        attended = attend(query, key, value, frames.visible)
         return self.heads.merge(rearrange(attended, "(b n) h t k -> b t n h k", b=len(tokens_BTND)))
 
 
@@ -196,7 +195,7 @@ class STTransformer(nn.Module):
             visible = (age >= 0) & (age < (self.config.temporal_window or len(times_T)))
         else:
             times_T = times_T + cache.clock
-            visible = cache.place(times_T)
+            visible = cache.place(times_T).repeat_interleave(tokens_BTND.shape[2], dim=0)
         frames = Frames(*rotation(times_T, self.config.width_of_head), visible)
         tokens_BTND = tokens_BTND + self.places
         for index, block in enumerate(self.blocks):

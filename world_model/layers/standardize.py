@@ -22,7 +22,7 @@ class Standardize(nn.BatchNorm1d):
             if not (self.training and dist.is_initialized() and dist.get_world_size() > 1):
                 return super().forward(rows_RE).view(inputs.shape)
             moments_2E = all_reduce(torch.stack([rows_RE.mean(0), rows_RE.square().mean(0)])) / dist.get_world_size()
-            mean_E, variance_E = moments_2E[0], moments_2E[1] - moments_2E[0].square()
+            mean_E, variance_E = moments_2E[0], (moments_2E[1] - moments_2E[0].square()).clamp(min=0)
             with torch.no_grad():
                 num_rows = len(rows_RE) * dist.get_world_size()
                 assert self.running_mean is not None and self.running_var is not None and self.momentum is not None

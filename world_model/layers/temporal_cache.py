@@ -50,9 +50,10 @@ class TemporalCache:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.num_tokens, self.window, self.num_slots = num_tokens, window, window + 1
-        # The clock starts late enough for a world to begin with a prompt of a whole window before the present.
-        self.clock = window
-        self.begin = torch.full((batch_size,), self.clock, dtype=torch.int64, device=device)
+        # The clock starts late enough for a world to begin with a prompt of a whole window before the present. It is a tensor, because
+        # torch.compile would take a number for a constant and compile every frame anew.
+        self.clock = torch.tensor(window, device=device)
+        self.begin = torch.full((batch_size,), window, dtype=torch.int64, device=device)
         self.times = torch.full((self.num_slots,), -1, dtype=torch.int64, device=device)
         slots = torch.zeros(0, dtype=torch.int64, device=device)
         shape = (batch_size * num_tokens, num_heads, self.num_slots, head_dim)
@@ -75,12 +76,12 @@ class TemporalCache:
 
     def advance(self, num_frames: int = 1) -> None:
         """Keep the last pass's first `num_frames` frames as past."""
-        self.clock += num_frames
+        self.clock = self.clock + num_frames
 
     def rewind(self) -> None:
         """Forget all worlds: the clock starts over, so that what follows is the same to the last bit whatever came before."""
-        self.clock = self.window
-        self.begin.fill_(self.clock)
+        self.clock = torch.full_like(self.clock, self.window)
+        self.begin.fill_(self.window)
         self.times.fill_(-1)
 
     def restart(self, rows: Tensor, num_frames: int) -> "TemporalCache":
@@ -92,7 +93,7 @@ class TemporalCache:
             raise ValueError(f"a past of {num_frames} frames is longer than the window of {self.window}; give its last frames only")
         part = self.take(rows)
         part.clock = self.clock - num_frames
-        part.begin = torch.full_like(rows, part.clock)
+        part.begin = part.clock.expand(len(rows)).clone()
         return part
 
     def take(self, rows: Tensor) -> "TemporalCache":
@@ -106,7 +107,7 @@ class TemporalCache:
     def put(self, rows: Tensor, part: "TemporalCache") -> None:
         """Put worlds that `take` or `restart` gave back in the places `rows`; their clock must stand where this one's does."""
         if part.clock != self.clock:
-            raise ValueError(f"the worlds stand at time {part.clock} and the cache at {self.clock}; advance them first")
+            raise ValueError(f"the worlds stand at time {int(part.clock)} and the cache at {int(self.clock)}; advance them first")
         self.begin[rows] = part.begin
         self.times.copy_(part.times)  # where both know a slot's time, they agree
         places = self._places(rows)

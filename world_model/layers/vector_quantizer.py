@@ -52,7 +52,6 @@ class VectorQuantizer(nn.Module):
     steps: Tensor
     unused_steps: Tensor
     mean_inputs: Tensor
-    mean_usage: Tensor
 
     def __init__(
         self,
@@ -76,7 +75,6 @@ class VectorQuantizer(nn.Module):
         else:
             self.register_buffer("codes", codes_KE)
             self.register_buffer("mean_inputs", codes_KE.clone())
-            self.register_buffer("mean_usage", torch.ones(num_codes))
 
     def lookup(self, indices: Tensor) -> Tensor:
         """The unit codes (..., E) float32 of indices (...)."""
@@ -121,7 +119,8 @@ class VectorQuantizer(nn.Module):
         errors_R[rank * len(inputs_RE) : (rank + 1) * len(inputs_RE)] = (1 - nearest_R).clamp(min=1e-9)
         race_R = torch.empty(len(errors_R)).exponential_(generator=torch.Generator().manual_seed(self.seed + int(self.steps)))
         order = (race_R / _sum_over_processes(errors_R).cpu()).argsort()
-        rows_K = order[torch.arange(len(dead_K)) % len(order)].to(inputs_RE.device)
+        place_K = (dead_K.cumsum(0) - 1).clamp(min=0).cpu()  # the first dead code takes the winner of the race, the next the next
+        rows_K = order[place_K % len(order)].to(inputs_RE.device)
         rows_K -= rank * len(inputs_RE)
         owned_K = (rows_K >= 0) & (rows_K < len(inputs_RE))
         revived_KE = torch.where(owned_K[:, None], inputs_RE[rows_K.clamp(0, len(inputs_RE) - 1)], 0.0)
@@ -130,7 +129,6 @@ class VectorQuantizer(nn.Module):
         self.unused_steps[dead_K] = 0
         if self.update == "ema":
             self.mean_inputs[dead_K] = revived_KE[dead_K]
-            self.mean_usage[dead_K] = 1.0
 
     @torch.no_grad()
     def _count(self, inputs_RE: Tensor, indices_R: Tensor, usage_K: Tensor) -> None:
@@ -139,7 +137,6 @@ class VectorQuantizer(nn.Module):
         if self.update == "ema":
             sums_KE = torch.zeros_like(self.mean_inputs).index_add_(0, indices_R, inputs_RE)
             self.mean_inputs.lerp_(_sum_over_processes(sums_KE), 1 - self.ema_decay)
-            self.mean_usage.lerp_(usage_K.float(), 1 - self.ema_decay)
             self.codes.copy_(F.normalize(self.mean_inputs, dim=-1))
 
 

@@ -1,6 +1,6 @@
 """How close predicted frames are to real ones, and how much the actions have to do with it.
 
-All take frames (B, T, H, W, C) uint8 and give one figure a frame, (B, T), or their mean.
+All take frames (B, T, H, W, C) uint8 and give one figure a frame, (B, T), or their mean; ValueError where shapes do not fit.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ def psnr(predicted: Tensor, real: Tensor) -> Tensor:
 
 def ssim(predicted: Tensor, real: Tensor) -> Tensor:
     """Structural similarity (Wang et al. 2004) of each frame, at most 1, (B, T)."""
+    if predicted.shape != real.shape:
+        raise ValueError(f"cannot compare frames of shape {tuple(predicted.shape)} with frames of shape {tuple(real.shape)}")
     first, second = (frames.flatten(0, 1).permute(0, 3, 1, 2).float() / 255 for frames in (predicted, real))
     values = structural_similarity_index_measure(first, second, data_range=1.0, reduction="none")
-    assert isinstance(values, Tensor)
-    return values.unflatten(0, predicted.shape[:2])
+    return torch.as_tensor(values).unflatten(0, predicted.shape[:2])
 
 
 def delta_psnr(genie: Genie, frames: Tensor, *, time: int = 4, sampling: SamplingConfig | None = None, seed: int = 0) -> dict[str, float]:
@@ -41,6 +42,8 @@ def delta_psnr(genie: Genie, frames: Tensor, *, time: int = 4, sampling: Samplin
     """
     if frames.shape[1] <= time:
         raise ValueError(f"frame {time} is to be predicted and the clips have {frames.shape[1]} frames: give longer clips")
+    genie.eval()
+    frames = frames.to(genie.prompts.device)
     with torch.no_grad():
         inferred = genie.latent_action_model.encode(frames[:, : time + 1]).indices
     generator = torch.Generator().manual_seed(seed)

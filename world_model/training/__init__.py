@@ -2,7 +2,7 @@
 
 from world_model.training.allocator import keep_freed_memory
 from world_model.training.config import DYNAMICS_TRAINING, TOKENIZER_TRAINING, TrainingConfig
-from world_model.training.fabric import make_fabric
+from world_model.training.fabric import gather_weights, make_fabric
 from world_model.training.latent_actions import train_latent_action_model
 from world_model.training.log import MetricsLog, read_log
 from world_model.training.loop import train
@@ -14,6 +14,7 @@ __all__ = [
     "Batches",
     "MetricsLog",
     "TrainingConfig",
+    "gather_weights",
     "keep_freed_memory",
     "make_fabric",
     "read_log",

@@ -9,7 +9,7 @@ import os
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from world_model.layers.st_transformer import STBlock
 from world_model.layers.vector_quantizer import VectorQuantizer
@@ -41,6 +41,8 @@ def make_fabric(
     from lightning.fabric import Fabric
     from lightning.fabric.strategies import ModelParallelStrategy
 
+    if accelerator == "auto":  # Fabric would also take Apple's GPUs, which lack float64
+        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
     if strategy not in ("auto", "ddp", "fsdp"):
         raise ValueError(f"strategy is {strategy!r}; choose 'auto', 'ddp' or 'fsdp'")
     if torch.distributed.is_torchelastic_launched():
@@ -66,6 +68,14 @@ def single_device_fabric(device: torch.device) -> Fabric:
     from lightning.fabric import Fabric
 
     return Fabric(accelerator=device.type, devices=1 if device.type == "cpu" else [device.index or 0])
+
+
+def gather_weights(model: nn.Module) -> dict[str, Tensor]:
+    """The whole weights of a model that FSDP has split, on the CPU of the first process (empty elsewhere); all processes must call it."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    return get_model_state_dict(model, options=options)  # type: ignore[return-value]  # with these options, whole tensors alone
 
 
 def shard(module: nn.Module, mesh: DeviceMesh) -> nn.Module:

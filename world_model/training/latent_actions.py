@@ -18,6 +18,7 @@ from world_model.training.objectives import latent_action_objective
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
+
 def train_latent_action_model(
     files: Sequence[VideoFile],
     model_config: LatentActionConfig,

@@ -45,8 +45,11 @@ def latent_action_objective(model: nn.Module, batch: ClipBatch) -> tuple[Tensor,
     return latent_action_loss(output, frames)
 
 
-def dynamics_objective(genie: Genie, latent_actions: LatentActionTraining = "joint") -> LossFunction:
-    """The loss function of the second phase, for `train(genie, ...)`; it freezes what is not to learn."""
+def dynamics_objective(genie: Genie, latent_actions: LatentActionTraining = "joint", *, commitment_weight: float = 0.25) -> LossFunction:
+    """The loss function of the second phase, for `train(genie, ...)`; it freezes what is not to learn.
+
+    `commitment_weight` is that of the VQ losses beside the cross-entropy in "through_dynamics".
+    """
     learning = [genie.dynamics, *([genie.latent_action_model] if latent_actions != "frozen" else [])]
     genie.requires_grad_(False)
     for part in learning:
@@ -56,7 +59,8 @@ def dynamics_objective(genie: Genie, latent_actions: LatentActionTraining = "joi
             unused.requires_grad_(False)
 
     def loss_function(model: nn.Module, batch: ClipBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        assert isinstance(model, Genie)
+        if not isinstance(model, Genie):
+            raise TypeError(f"this objective trains a Genie, not a {type(model).__name__}: make it for the Genie that is trained")
         frames = frames_of(batch, model)
         model.tokenizer.eval()  # or its codebook would go on counting, and reviving, codes
         if latent_actions == "frozen":
@@ -75,7 +79,7 @@ def dynamics_objective(genie: Genie, latent_actions: LatentActionTraining = "joi
                     actions = model.latent_action_model.encode(frames).vectors
             else:
                 quantized = model.latent_action_model.encode(frames)
-                loss = quantized.codebook_loss + 0.25 * quantized.commitment_loss
+                loss = commitment_weight * (quantized.codebook_loss + quantized.commitment_loss)
                 actions = quantized.vectors
                 metrics = {"codes_used": (quantized.usage > 0).sum()}
             logits = model.dynamics(tokens.masked_fill(mask, model.dynamics.config.mask_token), actions_to_frames(actions))
