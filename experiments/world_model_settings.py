@@ -8,7 +8,7 @@ from typing import Literal
 
 from genie_agents.coinrun import WORLD_MODEL_LEVELS
 from world_model import GenieConfig
-from world_model.presets import coinrun_paper, coinrun_small, platformers, tiny
+from world_model.presets import coinrun_paper, coinrun_small, dynamics_ladder, platformers, tiny
 from world_model.training import DYNAMICS_TRAINING, TOKENIZER_TRAINING, TrainingConfig
 from world_model.training.objectives import LatentActionTraining
 
@@ -28,8 +28,9 @@ class Phase:
 class Settings:
     """Options of the training; the defaults are those of the chosen preset."""
 
-    preset: Literal["tiny", "coinrun-small", "coinrun-paper", "platformers"] = "coinrun-small"
-    """tiny: for --data of 32 x 32; coinrun-small: real time on 2 cores; coinrun-paper: Appendix F; platformers: 10.7 billion weights"""
+    preset: str = "coinrun-small"
+    """tiny: for --data of 32 x 32; coinrun-small: real time on 2 cores; coinrun-paper: Appendix F; platformers: 10.7 billion weights, for
+    --data of 160 x 96; platformers-41M ... platformers-2.7B: the same with the dynamics models of table 10"""
     output: Path = Path("runs/world_model/coinrun-small")
     """folder for the trained world"""
     runs: Path = Path("runs/world_model/stages")
@@ -83,7 +84,10 @@ class Settings:
             ("tokenizer", self.tokenizer, (self.model.tokenizer.encoder, self.model.tokenizer.decoder)),
             ("dynamics", self.dynamics, (self.model.dynamics.transformer,)),
         ):
-            window = max(layer.temporal_window or 1 for layer in layers)
+            windows = [layer.temporal_window for layer in layers]
+            if None in windows:
+                raise ValueError(f"{name}: give a temporal_window, because a world is played frame by frame")
+            window = max(window for window in windows if window is not None)
             if phase.clip_length < window:  # a model is no good at distances in time that it never saw
                 raise ValueError(f"{name}: clips of {phase.clip_length} frames are shorter than the temporal window of {window}")
         if not 4 <= self.levels <= len(WORLD_MODEL_LEVELS):
@@ -95,6 +99,17 @@ SMALL = Settings(
     tokenizer=Phase(training=TrainingConfig(steps=6000, learning_rate=1e-3, schedule="wsd"), clip_length=8),
     latent_actions=Phase(training=TrainingConfig(steps=3000, learning_rate=2e-3), clip_length=8, batch_size=16),
     dynamics=Phase(training=TrainingConfig(steps=6000, learning_rate=1e-3, schedule="wsd")),
+)
+PLATFORMERS = replace(
+    SMALL,
+    preset="platformers",
+    output=Path("runs/world_model/platformers"),
+    checkpoint_minutes=30.0,
+    model=platformers(),
+    tokenizer=Phase(training=TOKENIZER_TRAINING, batch_size=384),
+    latent_actions=Phase(training=replace(DYNAMICS_TRAINING, steps=125_000), batch_size=512),
+    dynamics=Phase(training=replace(DYNAMICS_TRAINING, steps=125_000), batch_size=512),
+    validate_every=5000,
 )
 PRESETS = {
     "tiny": replace(
@@ -119,15 +134,14 @@ PRESETS = {
         dynamics=Phase(training=DYNAMICS_TRAINING, batch_size=36),
         validate_every=5000,
     ),
-    "platformers": replace(
-        SMALL,
-        preset="platformers",
-        output=Path("runs/world_model/platformers"),
-        checkpoint_minutes=30.0,
-        model=platformers(),
-        tokenizer=Phase(training=TOKENIZER_TRAINING, batch_size=384),
-        latent_actions=Phase(training=replace(DYNAMICS_TRAINING, steps=125_000), batch_size=512),
-        dynamics=Phase(training=replace(DYNAMICS_TRAINING, steps=125_000), batch_size=512),
-        validate_every=5000,
-    ),
+    "platformers": PLATFORMERS,
+    **{
+        f"platformers-{name}": replace(
+            PLATFORMERS,
+            preset=f"platformers-{name}",
+            output=Path(f"runs/world_model/platformers-{name}"),
+            model=replace(platformers(), dynamics=dynamics),
+        )
+        for name, dynamics in dynamics_ladder().items()
+    },
 }

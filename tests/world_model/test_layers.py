@@ -203,3 +203,15 @@ def test_the_ramp_goes_from_the_input_to_its_code() -> None:
     torch.testing.assert_close(last.commitment_loss, last.codebook_loss)
     fresh = VectorQuantizer(num_codes=4, code_dim=8, ramp_steps=4).eval()(inputs)
     torch.testing.assert_close(fresh.vectors, vq.lookup(fresh.indices))  # outside training a code is a code
+
+
+@pytest.mark.parametrize("dead", [0, 500, 1023])
+def test_a_dead_code_returns_where_inputs_are_served_worst(dead: int) -> None:
+    served, neglected = normal(1, 8), -normal(1, 8)
+    inputs = torch.cat([served.expand(900, 8), neglected.expand(100, 8)]) + 0.01 * normal(1000, 8, seed=1)
+    vq = VectorQuantizer(num_codes=1024, code_dim=8, reset_after=3)
+    with torch.no_grad():
+        vq.codes.copy_(torch.nn.functional.normalize(served + 0.01 * normal(1024, 8, seed=2), dim=-1))
+    vq.unused_steps[dead] = 3
+    vq(inputs)
+    assert torch.nn.functional.cosine_similarity(vq.codes[dead], neglected[0], dim=0) > 0.99

@@ -1,9 +1,14 @@
-"""Metrics of latent actions against known answers."""
+"""Metrics against known answers."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
-from world_model.metrics import code_use, majority_agreement, mutual_information, precision_and_recall
+from world_model import Genie
+from world_model.metrics import code_use, delta_psnr, majority_agreement, mutual_information, precision_and_recall, psnr, ssim
+from world_model.presets import tiny
 
 ACTIONS = np.array([0, 1, 2, 3] * 25)
 
@@ -34,3 +39,34 @@ def test_precision_and_recall_of_an_event():
 def test_unequal_lengths_are_refused():
     with pytest.raises(ValueError, match="equal"):
         majority_agreement(np.zeros(3, dtype=int), np.zeros(4, dtype=int))
+
+
+def test_psnr_of_a_known_error():
+    real = torch.full((1, 2, 16, 16, 3), 100, dtype=torch.uint8)
+    predicted = real.clone()
+    predicted[:, 1] += 51  # a fifth of the range: 20 log10(5) dB
+    assert psnr(predicted, real)[0].tolist() == pytest.approx([100.0, 13.979], abs=1e-3)
+    with pytest.raises(ValueError, match="cannot compare"):
+        psnr(predicted[:, :1], real)
+
+
+def test_ssim_is_one_for_equal_frames_and_falls_with_noise():
+    generator = torch.Generator().manual_seed(0)
+    real = torch.randint(0, 256, (1, 1, 32, 32, 3), dtype=torch.uint8, generator=generator)
+    little, much = ((real.float() + scale * torch.randn(real.shape, generator=generator)).clamp(0, 255).byte() for scale in (10, 80))
+    assert ssim(real, real).item() == pytest.approx(1.0)
+    assert 1.0 > ssim(little, real).item() > ssim(much, real).item()
+    with pytest.raises(ValueError, match="cannot compare"):
+        ssim(real[..., :16, :], real)
+
+
+def test_a_world_that_ignores_actions_has_no_delta_psnr_and_is_not_trained_by_the_look():
+    genie = Genie(replace(tiny(), num_prompts=0))
+    torch.nn.init.zeros_(genie.dynamics.embed_action.weight)
+    before = {name: tensor.clone() for name, tensor in genie.state_dict().items()}
+    frames = torch.randint(0, 256, (2, 6, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    found = delta_psnr(genie, frames, time=4)
+    assert found["delta_psnr"] == 0 and found["psnr_inferred"] > 0
+    assert all(torch.equal(tensor, before[name]) for name, tensor in genie.state_dict().items())
+    with pytest.raises(ValueError, match="longer clips"):
+        delta_psnr(genie, frames, time=6)
