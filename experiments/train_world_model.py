@@ -24,11 +24,11 @@ from PIL import Image
 from progress import training_bar
 from run_cache import RunCache
 from torch import Tensor
-from tqdm import tqdm
 from world_model_settings import PRESETS, Phase, Settings
+from world_videos import mixed_videos
 
 from genie_agents.coinrun import VALIDATION_LEVELS, WORLD_MODEL_LEVELS
-from genie_agents.demonstrations import RecordingConfig, open_videos, record_videos
+from genie_agents.demonstrations import open_videos
 from world_model import Genie, LatentActionModel, VideoTokenizer
 from world_model.data import ClipBatch, ClipSampler, VideoFile
 from world_model.metrics import delta_psnr, psnr
@@ -54,49 +54,17 @@ class Training:
 
     # Videos
 
-    def record(self, name: str, levels: range, difficulty: str, player: str) -> Path:
-        """Videos of one player. What it does wrong stays on camera: a world must know what follows from every action."""
-        settings = self.settings
-        recording = RecordingConfig(
-            game=settings.game,
-            difficulty=difficulty,
-            noise=0.3,
-            max_noise_steps=6,
-            cut_noise=False,
-            keep_unsolved=True,
-            max_steps=100,
-        )
-
-        def build(folder: Path) -> None:
-            with tqdm(total=len(levels), desc=name, unit="level", dynamic_ncols=True) as bar:
-                for levels_done in record_videos(folder, levels, recording, expert=player, seed=settings.seed, shard_levels=50):
-                    bar.update(levels_done)
-
-        about = dataclasses.asdict(recording) | {"levels": [levels[0], levels[-1]], "player": player, "seed": settings.seed}
-        return self.cache.stage(name, about, [], build)
-
-    def videos(self, name: str, levels: range) -> list[Path]:
-        """A quarter of the levels played at random, a quarter with keys held for long, the rest by the planner with noise.
-
-        Other games than CoinRun have no planner: there the rest too is played with keys held for long.
-        """
-        settings, quarter = self.settings, len(levels) // 4
-        shares = {"random": levels[:quarter], "sticky": levels[quarter:]}
-        if settings.game == "coinrun":
-            shares |= {"sticky": levels[quarter : 2 * quarter], "planner": levels[2 * quarter :]}
-        return [
-            self.record(f"{name}-{player}-{difficulty}", share, difficulty, player)
-            for difficulty in settings.difficulties
-            for player, share in shares.items()
-        ]
-
     @cached_property
     def sources(self) -> list[Path]:
         """Folders or files of the videos to learn from. One process records, the others wait for it."""
         if self.settings.data:
             return list(self.settings.data)
         with self.fabric.rank_zero_first():
-            return self.videos("videos", WORLD_MODEL_LEVELS[: self.settings.levels])
+            return self.game_videos("videos", WORLD_MODEL_LEVELS[: self.settings.levels])
+
+    def game_videos(self, name: str, levels: range) -> list[Path]:
+        settings = self.settings
+        return mixed_videos(self.cache, name, levels, game=settings.game, difficulties=settings.difficulties, seed=settings.seed)
 
     @cached_property
     def files(self) -> list[VideoFile]:
@@ -118,7 +86,7 @@ class Training:
         files = [VideoFile(path) for path in settings.validation_data]
         if not settings.data:
             with self.fabric.rank_zero_first():
-                folders = self.videos("validation", VALIDATION_LEVELS[: max(4, min(100, settings.levels // 10))])
+                folders = self.game_videos("validation", VALIDATION_LEVELS[: max(4, min(100, settings.levels // 10))])
             files = [file for folder in folders for file in open_videos(folder)]
         if not files:
             return None

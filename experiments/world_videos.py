@@ -1,0 +1,43 @@
+"""The videos that worlds learn from and are judged on: a game played by good and bad players."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from run_cache import RunCache
+from tqdm import tqdm
+
+from genie_agents.demonstrations import RecordingConfig, record_videos
+
+
+def mixed_videos(cache: RunCache, name: str, levels: range, *, game: str, difficulties: Sequence[str], seed: int) -> list[Path]:
+    """Folders of videos: a quarter of the levels played at random, a quarter with keys held for long, the rest by CoinRun's planner with
+    noise. What it does wrong stays on camera: a world must know what follows from every action. Other games have no planner: there
+    the rest too is played with keys held for long.
+    """
+    quarter = len(levels) // 4
+    shares = {"random": levels[:quarter], "sticky": levels[quarter:]}
+    if game == "coinrun":
+        shares |= {"sticky": levels[quarter : 2 * quarter], "planner": levels[2 * quarter :]}
+    return [
+        record(cache, f"{name}-{player}-{difficulty}", share, game, difficulty, player, seed)
+        for difficulty in difficulties
+        for player, share in shares.items()
+    ]
+
+
+def record(cache: RunCache, name: str, levels: range, game: str, difficulty: str, player: str, seed: int) -> Path:
+    """One player's videos of the levels, as a stage of `cache`."""
+    recording = RecordingConfig(
+        game=game, difficulty=difficulty, noise=0.3, max_noise_steps=6, cut_noise=False, keep_unsolved=True, max_steps=100
+    )
+
+    def build(folder: Path) -> None:
+        with tqdm(total=len(levels), desc=name, unit="level", dynamic_ncols=True) as bar:
+            for levels_done in record_videos(folder, levels, recording, expert=player, seed=seed, shard_levels=50):
+                bar.update(levels_done)
+
+    about = dataclasses.asdict(recording) | {"levels": [levels[0], levels[-1]], "player": player, "seed": seed}
+    return cache.stage(name, about, [], build)
