@@ -14,9 +14,10 @@ import numpy as np
 import torch
 
 from world_model.data import VideoFile, write_latent_actions
+from world_model.genie import Genie
 from world_model.latent_actions import LatentActionModel
 from world_model.precision import bf16_autocast
-from world_model.serialization import identify_model
+from world_model.serialization import identify_model, name_model_class
 
 
 class LatentActionLabeller:
@@ -37,8 +38,15 @@ class LatentActionLabeller:
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str | torch.device = "auto") -> "LatentActionLabeller":
-        """The labeller of a model's folder, or of one that ships with the package, by name; raises what LatentActionModel's does."""
-        return cls(LatentActionModel.from_pretrained(folder), identity=identify_model(folder), device=device)
+        """The labeller of a latent action model or of a Genie, given by its folder or, if it ships with the package, by its name.
+
+        Raises FileNotFoundError where a file is missing and ValueError where one is damaged or belongs to another model.
+        """
+        if name_model_class(folder) == "Genie":
+            model = Genie.from_pretrained(folder).latent_action_model
+        else:
+            model = LatentActionModel.from_pretrained(folder)
+        return cls(model, identity=identify_model(folder), device=device)
 
     @property
     def num_codes(self) -> int:

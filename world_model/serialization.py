@@ -71,12 +71,21 @@ def identify_model(folder: str | Path) -> str:
     return f"{folder.resolve().name}-{digest[:12]}"
 
 
-def _read_config(path: Path, model: str, config_class: type[Any]) -> Any:
+def name_model_class(folder: str | Path) -> str:
+    """The class of a saved model; raises what `load_model` does."""
+    return _read_description(find_model(folder) / CONFIG_FILE)[0]
+
+
+def _read_description(path: Path) -> tuple[str, dict[str, Any]]:
     try:
         description = json.loads(path.read_bytes())
-        name, values = description["model"], dict(description["config"])
+        return str(description["model"]), dict(description["config"])
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is damaged or not the configuration of a {model}: save the model again") from error
+        raise ValueError(f"{path} is damaged or not the configuration of a model: save the model again") from error
+
+
+def _read_config(path: Path, model: str, config_class: type[Any]) -> Any:
+    name, values = _read_description(path)
     if name != model:
         raise ValueError(f"{path} describes a {name}, not a {model}: load it with {name}.from_pretrained")
     return _build_config(config_class, values, path)

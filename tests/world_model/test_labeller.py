@@ -4,8 +4,17 @@ import numpy as np
 import pytest
 import torch
 
-from world_model import LatentActionConfig, LatentActionLabeller, LatentActionModel
+from world_model import (
+    DynamicsConfig,
+    Genie,
+    GenieConfig,
+    LatentActionConfig,
+    LatentActionLabeller,
+    LatentActionModel,
+    VideoTokenizerConfig,
+)
 from world_model.data import VideoFile, VideoWriter
+from world_model.layers.st_transformer import TransformerConfig
 
 CONFIG = LatentActionConfig(image_height=16, image_width=16, patch_size=4, d_model=32, num_heads=2, num_codes=6, code_dim=8)
 LENGTHS = [2, 5, 16, 17, 40, 3]
@@ -38,6 +47,19 @@ def video_path(tmp_path: Path) -> Path:
 
 def episode(length: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (length, 16, 16, 3), np.uint8)
+
+
+def test_a_genie_labels_with_its_latent_action_model(labeller: LatentActionLabeller, tmp_path: Path) -> None:
+    tokenizer = VideoTokenizerConfig(image_height=16, image_width=16, patch_size=8, num_codes=16)
+    dynamics = DynamicsConfig(
+        num_tokens=4, num_codes=16, action_dim=8, transformer=TransformerConfig(num_layers=1, d_model=16, num_heads=2)
+    )
+    genie = Genie(GenieConfig(tokenizer=tokenizer, latent_actions=CONFIG, dynamics=dynamics))
+    genie.latent_action_model.load_state_dict(labeller.model.state_dict())
+    genie.save_pretrained(tmp_path / "world")
+    by_genie = LatentActionLabeller.from_pretrained(tmp_path / "world", device="cpu")
+    assert by_genie.identity.startswith("world-")
+    np.testing.assert_array_equal(by_genie.label(episode(20, seed=3)), labeller.label(episode(20, seed=3)))
 
 
 def test_labels_do_not_depend_on_how_a_video_is_cut(labeller: LatentActionLabeller) -> None:
