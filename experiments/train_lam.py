@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,8 @@ from bc_report import label_report, machine
 from bc_settings import DEMO, Settings
 
 from genie_agents.coinrun import ACTION_NAMES, DIFFICULTIES, VALIDATION_LEVELS
-from world_model import LatentActionLabeller
+from world_model import LatentActionLabeller, LatentActionModel
+from world_model.serialization import save_model
 from world_model.training import keep_freed_memory
 
 DEFAULTS = dataclasses.replace(
@@ -78,9 +78,7 @@ def main() -> None:
     keep_freed_memory()
     study = Study(settings)
     folder = study.train_latent_action_model()
-    settings.output.mkdir(parents=True, exist_ok=True)
-    for name in ("config.json", "model.safetensors"):
-        shutil.copyfile(folder / name, settings.output / name)
+    save_model(settings.output, LatentActionModel.from_pretrained(folder), half=True)
     labeller = LatentActionLabeller.from_pretrained(settings.output)
     reports = {d: label_report(labeller, d, VALIDATION_LEVELS[-100:], {}) for d in settings.difficulties}
     (settings.output / "card.md").write_text(card(settings, reports, study.cache.seconds))

@@ -49,7 +49,7 @@ def coinrun_small() -> GenieConfig:
         dynamics=DynamicsConfig(
             transformer=TransformerConfig(num_layers=6, d_model=192, num_heads=6, temporal_window=WINDOW), num_tokens=64
         ),
-        sampling=SamplingConfig(steps=3),
+        sampling=SamplingConfig(steps=2, temperature=0.5),
     )
 
 

@@ -461,3 +461,16 @@ def test_gymnasiums_play_maps_keys_to_latent_actions(genie, monkeypatch):
     env = gymnasium.make("Genie-v0", model=genie, render_mode="rgb_array")
     play_module.play(env, zoom=4, seed=0, fps=1000, wait_on_player=True, callback=lambda *step: played.append(step[2]))
     assert played == [2, 0, 3]
+
+
+def test_the_world_that_ships_plays_at_once_and_its_actions_differ() -> None:
+    env = gymnasium.make("Genie-v0").unwrapped
+    assert env.observation_space.shape == (64, 64, 3)
+    assert env.action_space.n == 8
+    reached = []
+    for action in (1, 5):
+        env.reset(seed=0)
+        for _ in range(4):
+            obs, *_ = env.step(action)
+        reached.append(obs.astype(float))
+    assert np.abs(reached[0] - reached[1]).mean() > 5
