@@ -126,6 +126,8 @@ def measure(settings: Settings, device: torch.device) -> list[dict[str, object]]
         estimated = False
         if way.startswith("cached"):
             sampling = SamplingConfig(steps=steps)
+            for _ in range(2 if compiled else 0):
+                bench.cached(SamplingConfig(steps=2))  # compiles, for a pass over two frames and for one over a single frame
             seconds, count = median_seconds(lambda: bench.cached(sampling), device, settings.patience)
         else:
             seconds, count = median_seconds(lambda: bench.uncached(1), device, settings.patience)
