@@ -35,7 +35,20 @@ SHAPES = {
     "small": {"num_tokens": 64, "num_layers": 6, "d_model": 256},
     "big": {"num_tokens": 256, "num_layers": 12, "d_model": 512},
 }
-COLUMNS = ("shape", "way", "dtype", "batch", "context", "steps", "seconds_per_frame", "seconds_per_step", "cache_mib", "frames_measured")
+CLEAR_REFERENCES = Path("/proc/self/clear_refs")
+COLUMNS = (
+    "shape",
+    "way",
+    "dtype",
+    "batch",
+    "context",
+    "steps",
+    "seconds_per_frame",
+    "seconds_per_step",
+    "cache_mib",
+    "peak_mib",
+    "frames_measured",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +83,24 @@ def median_seconds(call: Callable[[], object], device: torch.device, patience: f
             break
     measured = seconds[1:] or seconds
     return statistics.median(measured), len(measured)
+
+
+def forget_peak_memory(device: torch.device) -> None:
+    """Look for the peak anew from here on; on a CPU only where the kernel is Linux."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    elif CLEAR_REFERENCES.exists():
+        CLEAR_REFERENCES.write_text("5")
+
+
+def peak_mib(device: torch.device) -> float:
+    """The most memory in use since `forget_peak_memory`: by the GPU's tensors, or by the whole process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    if CLEAR_REFERENCES.exists():
+        lines = CLEAR_REFERENCES.with_name("status").read_text().splitlines()
+        return next(float(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 class Bench:
@@ -122,6 +153,7 @@ def measure(settings: Settings, device: torch.device) -> list[dict[str, object]]
 
     def add(way: str, shape: str, dtype: str, batch: int, context: int, steps: int, window: int) -> None:
         compiled = way.endswith("compiled")
+        forget_peak_memory(device)
         bench = Bench(shape, window=window, context=context, batch=batch, dtype=getattr(torch, dtype), device=device, compiled=compiled)
         estimated = False
         if way.startswith("cached"):
@@ -146,12 +178,14 @@ def measure(settings: Settings, device: torch.device) -> list[dict[str, object]]
             round(seconds, 4),
             round(seconds / steps, 5),
             round(bench.cache_mib(), 1),
+            round(peak_mib(device)),
             count,
         )
         rows.append(dict(zip(COLUMNS, values, strict=True)))
         print(
             f"{shape:6} {way:16} {dtype:9} batch {batch:3} context {context:3} steps {steps:3}: "
-            f"{'~' if estimated else ''}{seconds:8.3f} s a frame, {seconds / steps:7.4f} s a step, cache {bench.cache_mib():6.1f} MiB"
+            f"{'~' if estimated else ''}{seconds:8.3f} s a frame, {seconds / steps:7.4f} s a step, "
+            f"cache {bench.cache_mib():6.1f} MiB, peak {peak_mib(device):5.0f} MiB"
         )
 
     for shape in settings.shapes:
@@ -190,8 +224,7 @@ def main() -> None:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows(rows)
-    peak = torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"peak memory {peak:.0f} MiB; all figures are in {settings.output}")
+    print(f"all figures are in {settings.output}")
 
 
 if __name__ == "__main__":

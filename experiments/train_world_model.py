@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -36,6 +37,9 @@ from world_model.rollout import to_uint8
 from world_model.serialization import find_model, identify_model, save_model
 from world_model.training import MetricsLog, gather_weights, keep_freed_memory, make_fabric, train
 from world_model.training.objectives import LossFunction, dynamics_objective, latent_action_objective, tokenizer_objective
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 NUM_PROMPTS = 64
 VALIDATION_CLIPS = 32
@@ -114,9 +118,14 @@ class Training:
             log = MetricsLog(folder / "log.jsonl", phase.training, every=10)
             validation_log = MetricsLog(folder / "validation.jsonl", phase.training)
 
+            writer = make_tensorboard_writer(folder) if settings.tensorboard and fabric.is_global_zero else None
+
             def on_step(step: int, metrics: dict[str, Tensor]) -> None:
                 bar(step, metrics)
                 log(step, metrics)
+                if writer is not None and step % log.every == 0:
+                    for metric, value in metrics.items():
+                        writer.add_scalar(f"{name}/{metric}", value.item(), step)
                 if validate is not None and (step % settings.validate_every == 0 or step == steps):
                     model.eval()
                     with torch.no_grad():
@@ -202,6 +211,14 @@ class Training:
 
 class OutOfTime(Exception):
     """The minutes are over; everything done is saved."""
+
+
+def make_tensorboard_writer(folder: Path) -> SummaryWriter:
+    try:
+        from torch.utils.tensorboard import SummaryWriter  # here, because it is an optional extra
+    except ImportError as error:
+        raise SystemExit('--tensorboard needs TensorBoard: pip install "genie-agents[tensorboard]"') from error
+    return SummaryWriter(folder)
 
 
 def save_rows(path: Path, rows: list[Tensor]) -> None:

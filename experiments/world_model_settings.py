@@ -61,6 +61,8 @@ class Settings:
     """with frozen: the latent action model to take, a folder or the name of one that ships, instead of training one"""
     validate_every: int = 500
     """steps between two looks at the validation videos"""
+    tensorboard: bool = False
+    """write the metrics for TensorBoard too, beside log.jsonl; needs the extra genie-agents[tensorboard]"""
     checkpoint_minutes: float = 1.0
     """minutes between two checkpoints"""
 
