@@ -122,14 +122,15 @@ class Bench:
         past = self.cache.restart(torch.arange(batch, device=device), context - 2)
         with torch.no_grad(), self.autocast():
             if context > 2:
-                self.model.hidden(self.tokens[:, : context - 2], self.actions[:, : context - 2], past)
+                self.model.hidden(self.tokens[:, : context - 2], self.actions[:, : context - 2], cache=past)
                 past.advance(context - 2)
         self.cache.put(torch.arange(batch, device=device), past)
 
     @torch.no_grad()
     def cached(self, sampling: SamplingConfig) -> Tensor:
         """One frame as Rollout makes it."""
-        last = Frame(self.tokens[:, -2], self.actions[:, -2], torch.ones_like(self.tokens[:, -2], dtype=torch.float32))
+        tokens = self.tokens[:, -2]
+        last = Frame(tokens, self.actions[:, -2], confidence=torch.ones_like(tokens, dtype=torch.float32), previous=tokens)
         with self.autocast():
             frame = sample_next_frame(self.model, self.cache, last, self.actions[:, -1], sampling, self.generators)
         self.cache.advance(-1)  # the same frame again next time

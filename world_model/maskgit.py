@@ -48,7 +48,8 @@ class SamplingConfig:
 
 @dataclass(frozen=True)
 class Frame:
-    """One frame of B worlds: `tokens` (B, N), the `action` (B, E) that led to it, and each token's `confidence` (B, N).
+    """One frame of B worlds: `tokens` (B, N), the `action` (B, E) that led to it, each token's `confidence` (B, N), and the tokens of the
+    frame before it, `previous` (B, N), mask tokens where there was none.
 
     The confidence is the probability that the model gave the token when it was chosen; 1 in a prompt.
     """
@@ -56,6 +57,7 @@ class Frame:
     tokens: Tensor
     action: Tensor
     confidence: Tensor
+    previous: Tensor
 
 
 def sample_next_frame(
@@ -77,10 +79,10 @@ def sample_next_frame(
     for step in range(sampling.steps):
         if step == 0:
             pair_B2N, pair_B2E = torch.stack([last.tokens, tokens_BN], dim=1), torch.stack([last.action, action], dim=1)
-            hidden_BND = model.hidden(pair_B2N, pair_B2E, cache)[:, 1]
+            hidden_BND = model.hidden(pair_B2N, pair_B2E, torch.stack([last.previous, last.tokens], dim=1), cache)[:, 1]
             cache.advance()
         else:
-            hidden_BND = model.hidden(tokens_BN[:, None], action[:, None], cache)[:, 0]
+            hidden_BND = model.hidden(tokens_BN[:, None], action[:, None], last.tokens[:, None], cache)[:, 0]
         hidden_BMD = hidden_BND.gather(1, masked_BM[..., None].expand(-1, -1, hidden_BND.shape[-1]))
         drawn_BM, log_probability_BM = draw_tokens(model.head(hidden_BMD).float(), sampling, generators)
         tokens_BN = tokens_BN.scatter(1, masked_BM, drawn_BM)
@@ -92,7 +94,7 @@ def sample_next_frame(
         sureness_BM = log_probability_BM + noise * gumbel(log_probability_BM.shape, generators)
         masked_BM = masked_BM.gather(1, sureness_BM.topk(num_masked, largest=False).indices)
         tokens_BN = tokens_BN.scatter(1, masked_BM, model.config.mask_token)
-    return Frame(tokens_BN, action, confidence_BN)
+    return Frame(tokens_BN, action, confidence_BN, last.tokens)
 
 
 def draw_tokens(logits_BMV: Tensor, sampling: SamplingConfig, generators: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:

@@ -47,7 +47,9 @@ def coinrun_small() -> GenieConfig:
         ),
         latent_actions=LatentActionConfig(),
         dynamics=DynamicsConfig(
-            transformer=TransformerConfig(num_layers=6, d_model=192, num_heads=6, temporal_window=WINDOW), num_tokens=64
+            num_tokens=64,
+            previous_frame=True,
+            transformer=TransformerConfig(num_layers=6, d_model=192, num_heads=6, temporal_window=WINDOW),
         ),
         sampling=SamplingConfig(steps=2, temperature=0.5),
     )

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from world_model.dynamics import actions_to_frames
+from world_model.dynamics import actions_to_frames, previous_tokens
 from world_model.layers.temporal_cache import TemporalCache
 from world_model.maskgit import Frame, SamplingConfig, sample_next_frame
 
@@ -59,6 +59,7 @@ class Rollout:
             torch.zeros(num_worlds, config.dynamics.num_tokens, dtype=torch.int64, device=device),
             torch.zeros(num_worlds, config.dynamics.action_dim, device=device),
             torch.ones(num_worlds, config.dynamics.num_tokens, device=device),
+            torch.zeros(num_worlds, config.dynamics.num_tokens, dtype=torch.int64, device=device),
         )
         self.frames = torch.zeros(num_worlds, *genie.prompts.shape[1:], dtype=torch.uint8, device=device)
         self._generators = [torch.Generator(device).manual_seed(world) for world in range(num_worlds)]
@@ -111,10 +112,11 @@ class Rollout:
             if prompts.shape[1] > 1:
                 actions_RPE = actions_to_frames(self.genie.latent_action_model.encode(prompts).vectors)
             tokens_RPN, actions_RPE = tokens_RPN[:, -self.max_prompt_frames :], actions_RPE[:, -self.max_prompt_frames :]
+            previous_RPN = previous_tokens(tokens_RPN, self.genie.dynamics.config.mask_token)
             # The last frame is not yet part of the past: the first pass over its successor puts it there.
             past = self._past.restart(rows, tokens_RPN.shape[1] - 1)
             if tokens_RPN.shape[1] > 1:
-                self.genie.dynamics.hidden(tokens_RPN[:, :-1], actions_RPE[:, :-1], past)
+                self.genie.dynamics.hidden(tokens_RPN[:, :-1], actions_RPE[:, :-1], previous_RPN[:, :-1], past)
                 past.advance(tokens_RPN.shape[1] - 1)
             self._past.put(rows, past)
             shown_RPN = tokens_RPN[:, -self._drawn.window :]
@@ -122,9 +124,11 @@ class Rollout:
             images = self.genie.tokenizer.decode(shown_RPN, drawn)
             drawn.advance(shown_RPN.shape[1])
             self._drawn.put(rows, drawn)
-        tokens, action, confidence = self._last.tokens.clone(), self._last.action.clone(), self.confidence.clone()
-        tokens[rows], action[rows], confidence[rows] = tokens_RPN[:, -1], actions_RPE[:, -1], 1.0
-        self._last = Frame(tokens, action, confidence)
+        tokens, action, confidence, previous = (
+            part.clone() for part in (self._last.tokens, self._last.action, self._last.confidence, self._last.previous)
+        )
+        tokens[rows], action[rows], confidence[rows], previous[rows] = tokens_RPN[:, -1], actions_RPE[:, -1], 1.0, previous_RPN[:, -1]
+        self._last = Frame(tokens, action, confidence, previous)
         self.frames = self.frames.clone()
         self.frames[rows] = to_uint8(images[:, -1])
         self._begun[rows] = True

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from world_model import DynamicsConfig, DynamicsModel, SamplingConfig
-from world_model.dynamics import actions_to_frames, draw_mask, dynamics_loss
+from world_model.dynamics import actions_to_frames, corrupt_tokens, draw_mask, dynamics_loss, previous_tokens
 from world_model.layers.st_transformer import TransformerConfig
 from world_model.maskgit import Frame, sample_next_frame
 
@@ -57,16 +57,43 @@ def test_every_place_of_a_new_frame_hears_its_action(conditioning: Literal["add"
     assert by_action.min() > loudness * by_token
 
 
+@pytest.mark.parametrize("previous_frame", [False, True])
 @pytest.mark.parametrize("conditioning", CONDITIONING)
 @torch.no_grad()
-def test_frames_computed_one_by_one_are_those_of_the_whole_video(conditioning: Literal["add", "prepend"]) -> None:
-    model = DynamicsModel(replace(TINY, conditioning=conditioning)).eval()
+def test_frames_computed_one_by_one_are_those_of_the_whole_video(conditioning: Literal["add", "prepend"], previous_frame: bool) -> None:
+    model = DynamicsModel(replace(TINY, conditioning=conditioning, previous_frame=previous_frame)).eval()
     tokens, actions = random_tokens(2, 11), random_actions(2, 11)
-    whole, cache = model(tokens, actions), model.transformer.make_cache(2)
+    previous = previous_tokens(tokens, TINY.mask_token)
+    whole, cache = model(tokens, actions, previous), model.transformer.make_cache(2)
     for time in range(11):
-        one_by_one = model.head(model.hidden(tokens[:, time, None], actions[:, time, None], cache))[:, 0]
+        now = slice(time, time + 1)
+        one_by_one = model.head(model.hidden(tokens[:, now], actions[:, now], previous[:, now], cache))[:, 0]
         torch.testing.assert_close(one_by_one, whole[:, time], rtol=1e-4, atol=1e-4)
         cache.advance()
+
+
+@torch.no_grad()
+def test_a_frame_sees_the_tokens_before_it_though_they_are_masked_only_with_previous_frame() -> None:
+    masks, one, other = torch.full((1, 2, 9), TINY.mask_token), random_tokens(1, 2), random_tokens(1, 2, seed=1)
+    for previous_frame in (False, True):
+        model = DynamicsModel(replace(TINY, previous_frame=previous_frame)).eval()
+        first, second = (model(masks, random_actions(1, 2), previous_tokens(tokens, TINY.mask_token)) for tokens in (one, other))
+        assert torch.equal(first[:, 0], second[:, 0])  # nothing stands before the first frame
+        assert torch.equal(first[:, 1], second[:, 1]) is not previous_frame
+    with pytest.raises(ValueError, match="previous_tokens"):
+        model(masks, random_actions(1, 2))
+
+
+def test_corrupted_tokens_are_random_at_a_rate_of_each_clip_and_by_its_seed_alone() -> None:
+    tokens, seeds = torch.zeros(300, 4, 100, dtype=torch.int64), torch.arange(300) * 2
+    corrupted = corrupt_tokens(tokens, seeds, num_codes=16, max_rate=0.4)
+    assert not tokens.any()
+    rates = (corrupted > 0).float().mean(dim=(1, 2)) * 16 / 15  # a random token is the old one now and then
+    assert rates.mean().item() == pytest.approx(0.2, abs=0.02)
+    assert rates.std().item() == pytest.approx(0.4 / math.sqrt(12), abs=0.02)
+    assert corrupted.max() == 15
+    assert torch.equal(corrupt_tokens(tokens[:2], seeds[[5, 3]], num_codes=16, max_rate=0.4), corrupted[[5, 3]])
+    assert torch.equal(corrupt_tokens(tokens, seeds, num_codes=16, max_rate=0.0), tokens)
 
 
 def test_no_first_frame_is_masked_and_each_clip_has_its_own_rate() -> None:
@@ -156,7 +183,7 @@ def test_it_learns_a_batch_and_samples_it_back(conditioning: Literal["add", "pre
 
     model.eval()
     cache, sampling = model.transformer.make_cache(4), SamplingConfig(steps=4, temperature=0.0)
-    last = Frame(tokens[:, 0], actions[:, 0], torch.ones(4, 9))
+    last = Frame(tokens[:, 0], actions[:, 0], torch.ones(4, 9), torch.full((4, 9), TINY.mask_token))
     generators = [torch.Generator().manual_seed(world) for world in range(4)]
     for time in range(1, 5):
         with torch.no_grad():

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from world_model import DynamicsConfig, DynamicsModel, SamplingConfig
-from world_model.dynamics import actions_to_frames
+from world_model.dynamics import actions_to_frames, previous_tokens
 from world_model.layers.st_transformer import TransformerConfig
 from world_model.layers.temporal_cache import TemporalCache
 from world_model.maskgit import Frame, draw_tokens, sample_next_frame
@@ -22,8 +22,8 @@ TINY = DynamicsConfig(
 )
 
 
-def dynamics(conditioning: Literal["add", "prepend"] = "add") -> DynamicsModel:
-    model = DynamicsModel(replace(TINY, conditioning=conditioning)).eval()
+def dynamics(conditioning: Literal["add", "prepend"] = "add", previous_frame: bool = False) -> DynamicsModel:
+    model = DynamicsModel(replace(TINY, conditioning=conditioning, previous_frame=previous_frame)).eval()
     with torch.no_grad():
         model.head.weight *= 4  # an untrained model hardly prefers any token and hardly knows its places; a bold one shows mistakes
         model.transformer.places *= 30
@@ -41,7 +41,8 @@ def unit_actions(num_worlds: int, num_frames: int) -> Tensor:
 
 def first_frame(num_worlds: int) -> Frame:
     tokens = torch.randint(NUM_CODES, (num_worlds, NUM_TOKENS), generator=torch.Generator().manual_seed(3))
-    return Frame(tokens, torch.zeros(num_worlds, ACTION_DIM), torch.ones(num_worlds, NUM_TOKENS))
+    previous = torch.full_like(tokens, NUM_CODES)
+    return Frame(tokens, torch.zeros(num_worlds, ACTION_DIM), torch.ones(num_worlds, NUM_TOKENS), previous)
 
 
 @torch.no_grad()
@@ -63,7 +64,8 @@ def play_plainly(model: DynamicsModel, actions: Tensor, sampling: SamplingConfig
             frame, sure = torch.full((NUM_TOKENS,), NUM_CODES), torch.zeros(NUM_TOKENS)
             masked = list(range(NUM_TOKENS))
             for step in range(sampling.steps):
-                logits = model(torch.cat([video, frame[None]])[None], all_actions[:, : time + 1])[0, -1, masked]
+                whole = torch.cat([video, frame[None]])[None]
+                logits = model(whole, all_actions[:, : time + 1], previous_tokens(whole, NUM_CODES))[0, -1, masked]
                 scores = logits.clone()
                 if sampling.top_k is not None:
                     for row in scores:
@@ -118,9 +120,11 @@ def test_the_schedule_is_a_cosine() -> None:
     ],
     ids=["plain", "greedy", "top-k", "no noise", "one step", "a step a token", "more steps than tokens"],
 )
-@pytest.mark.parametrize("conditioning", ["add", "prepend"])
-def test_sampling_equals_the_plain_algorithm_without_a_cache(conditioning: Literal["add", "prepend"], sampling: SamplingConfig) -> None:
-    model, actions = dynamics(conditioning), unit_actions(2, 10)  # three times the window of 3
+@pytest.mark.parametrize(("conditioning", "previous_frame"), [("add", False), ("prepend", False), ("add", True), ("prepend", True)])
+def test_sampling_equals_the_plain_algorithm_without_a_cache(
+    conditioning: Literal["add", "prepend"], previous_frame: bool, sampling: SamplingConfig
+) -> None:
+    model, actions = dynamics(conditioning, previous_frame), unit_actions(2, 10)  # three times the window of 3
     tokens, confidence = play(model, actions, sampling)
     expected_tokens, expected_confidence = play_plainly(model, actions, sampling)
     assert torch.equal(tokens, expected_tokens)
@@ -209,7 +213,7 @@ class Oracle(DynamicsModel):
         self.head = nn.Identity()  # type: ignore[assignment]
         self.asked: list[Tensor] = []
 
-    def hidden(self, tokens: Tensor, actions: Tensor, cache: TemporalCache | None = None) -> Tensor:
+    def hidden(self, tokens: Tensor, actions: Tensor, previous: Tensor | None = None, cache: TemporalCache | None = None) -> Tensor:
         self.asked.append(tokens)
         return self.logits_BNV[:, None].expand(-1, tokens.shape[1], -1, -1)
 

@@ -16,7 +16,7 @@ from world_model import (
     SamplingConfig,
     VideoTokenizerConfig,
 )
-from world_model.dynamics import actions_to_frames
+from world_model.dynamics import actions_to_frames, previous_tokens
 from world_model.layers.st_transformer import TransformerConfig
 
 WINDOW, NUM_ACTIONS = 3, 4
@@ -26,7 +26,7 @@ TINY = GenieConfig(
     latent_actions=LatentActionConfig(
         image_height=16, image_width=16, patch_size=8, d_model=16, num_layers=1, num_heads=2, num_codes=NUM_ACTIONS, code_dim=8
     ),
-    dynamics=DynamicsConfig(num_tokens=16, num_codes=16, action_dim=8, transformer=replace(LAYERS, num_layers=2)),
+    dynamics=DynamicsConfig(num_tokens=16, num_codes=16, action_dim=8, previous_frame=True, transformer=replace(LAYERS, num_layers=2)),
     sampling=SamplingConfig(steps=3),
     num_prompts=5,
 )
@@ -218,7 +218,8 @@ def test_a_long_rollout_equals_the_whole_video_computed_at_once(genie: Genie, nu
     led = torch.cat([led, genie.latent_action_model.quantizer.lookup(actions.T)], dim=1)
     for time in range(len(actions)):
         masked = torch.cat([tokens, torch.full((2, 1, 16), genie.config.dynamics.mask_token)], dim=1)
-        logits = genie.dynamics(masked, led[:, : masked.shape[1]])[:, -1:]
+        previous = previous_tokens(masked, genie.config.dynamics.mask_token)
+        logits = genie.dynamics(masked, led[:, : masked.shape[1]], previous)[:, -1:]
         tokens = torch.cat([tokens, logits.argmax(dim=-1)], dim=1)
         assert torch.equal(played[time], tokens[:, -1])
         torch.testing.assert_close(confidence[time], logits.softmax(dim=-1).amax(dim=-1)[:, 0], rtol=1e-3, atol=1e-4)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from world_model.data import ClipBatch
-from world_model.dynamics import actions_to_frames, draw_mask, dynamics_loss
+from world_model.dynamics import actions_to_frames, corrupt_tokens, draw_mask, dynamics_loss, previous_tokens
 from world_model.genie import Genie
 from world_model.latent_actions import latent_action_loss
 from world_model.precision import bf16_autocast
@@ -45,10 +45,13 @@ def latent_action_objective(model: nn.Module, batch: ClipBatch) -> tuple[Tensor,
     return latent_action_loss(output, frames)
 
 
-def dynamics_objective(genie: Genie, latent_actions: LatentActionTraining = "joint", *, commitment_weight: float = 0.25) -> LossFunction:
+def dynamics_objective(
+    genie: Genie, latent_actions: LatentActionTraining = "joint", *, max_corruption: float = 0.0, commitment_weight: float = 0.25
+) -> LossFunction:
     """The loss function of the second phase, for `train(genie, ...)`; it freezes what is not to learn.
 
-    `commitment_weight` is that of the VQ losses beside the cross-entropy in "through_dynamics".
+    `max_corruption`: see `corrupt_tokens`; the tokens to predict stay the original ones. `commitment_weight` is that of the VQ losses
+    beside the cross-entropy in "through_dynamics".
     """
     learning = [genie.dynamics, *([genie.latent_action_model] if latent_actions != "frozen" else [])]
     genie.requires_grad_(False)
@@ -68,7 +71,9 @@ def dynamics_objective(genie: Genie, latent_actions: LatentActionTraining = "joi
         with bf16_autocast(frames.device):
             with torch.no_grad():
                 tokens = model.tokenizer.encode(frames).indices
-            mask = draw_mask(tuple(tokens.shape), torch.from_numpy(batch.seeds)).to(frames.device)
+            mask_token, seeds = model.dynamics.config.mask_token, torch.from_numpy(batch.seeds)
+            mask = draw_mask(tuple(tokens.shape), seeds).to(frames.device)
+            seen = corrupt_tokens(tokens, seeds, num_codes=mask_token, max_rate=max_corruption)
             loss, metrics = torch.zeros((), device=frames.device), dict[str, Tensor]()
             if latent_actions == "joint":
                 output = model.latent_action_model(frames)
@@ -82,7 +87,7 @@ def dynamics_objective(genie: Genie, latent_actions: LatentActionTraining = "joi
                 loss = commitment_weight * (quantized.codebook_loss + quantized.commitment_loss)
                 actions = quantized.vectors
                 metrics = {"codes_used": (quantized.usage > 0).sum()}
-            logits = model.dynamics(tokens.masked_fill(mask, model.dynamics.config.mask_token), actions_to_frames(actions))
+            logits = model.dynamics(seen.masked_fill(mask, mask_token), actions_to_frames(actions), previous_tokens(seen, mask_token))
         cross_entropy, token_metrics = dynamics_loss(logits, tokens, mask)
         return loss + cross_entropy, metrics | token_metrics
 
