@@ -10,6 +10,7 @@ from torch import Tensor
 
 from world_model import VideoTokenizer, VideoTokenizerConfig
 from world_model.layers.st_transformer import TransformerConfig
+from world_model.metrics import ssim
 from world_model.tokenizer import tokenizer_loss
 
 LAYERS = TransformerConfig(num_layers=1, d_model=16, num_heads=2, temporal_window=3)
@@ -160,13 +161,15 @@ def test_every_weight_learns(attention: Attention, stem: Literal["patch", "conv"
     assert idle == []
 
 
-def test_the_loss_is_the_squared_error_and_the_weighted_vq_losses() -> None:
+def test_the_loss_is_the_squared_error_the_dissimilarity_of_last_frames_and_the_weighted_vq_losses() -> None:
     model, frames = VideoTokenizer(TINY), random_frames(2, 3)
     output = model(frames)
-    loss, metrics = tokenizer_loss(output, frames, commitment_weight=0.5)
+    loss, metrics = tokenizer_loss(output, frames, ssim_weight=0.3, commitment_weight=0.5)
+    similarity = ssim(255 * output.reconstruction.detach()[:, -1:], frames[:, -1:]).mean().item()
     mse = (output.reconstruction.double() - frames.double() / 255).square().mean().item()
     vq = output.quantized.commitment_loss.item() + output.quantized.codebook_loss.item()
-    assert loss.item() == pytest.approx(mse + 0.5 * vq, rel=1e-4)
+    assert loss.item() == pytest.approx(mse + 0.3 * (1 - similarity) + 0.5 * vq, rel=1e-4)
+    assert metrics["ssim"].item() == pytest.approx(similarity, abs=1e-4)
     assert metrics["psnr"].item() == pytest.approx(-10 * math.log10(mse), rel=1e-4)
     assert all(not metric.requires_grad for metric in metrics.values())
 
