@@ -20,11 +20,12 @@ import dataclasses
 import os
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import tyro
-from bc_report import film, label_report, write_summary
+from bc_report import film, known_actions, label_report, write_summary
 from bc_settings import PRESETS, Settings
 from plot_level_solve import COLUMNS, plot, read_results
 from progress import training_bar
@@ -268,6 +269,15 @@ class Study:
             about |= {n: getattr(settings, n) for n in ("n_label_batch_size", "label_balance")}
         return self.cache.stage(f"play-{name}-{difficulty}", about, below, build)
 
+    def label_report(
+        self, labeller: LatentActionLabeller, difficulty: str, mappings: dict[int, LatentToRealMapping] | None = None
+    ) -> dict[str, Any]:
+        """How well a labeller names the undisturbed expert's keys on levels that neither model nor mapping saw."""
+        recording = RecordingConfig(difficulty=difficulty, noise=0, delay=0, keep_unsolved=True)
+        files = open_videos(self.videos(f"report-videos-{difficulty}", VALIDATION_LEVELS[-100:], recording))
+        labels = np.concatenate([labeller.label(file) for file in files])
+        return label_report(labels, *known_actions(files), num_codes=labeller.num_codes, mappings=mappings)
+
     def run(self) -> None:
         settings = self.settings
         settings.output.mkdir(parents=True, exist_ok=True)
@@ -282,7 +292,7 @@ class Study:
         levels = VALIDATION_LEVELS if settings.validation else TEST_LEVELS
         film(self.agent("genie_lam", difficulty, 0, count, policies), levels[:4], difficulty, settings.output / "agent.gif")
         mappings = {d: {n: self.mapping(d, 0, n) for n in settings.labelled_samples} for d in settings.difficulties}
-        reports = {d: label_report(self.labeller, d, VALIDATION_LEVELS[-100:], mappings[d]) for d in settings.difficulties}
+        reports = {d: self.label_report(self.labeller, d, mappings[d]) for d in settings.difficulties}
         write_summary(settings.output, settings, self.cache.seconds, self.labeller.identity, reports, read_results([results]))
 
 

@@ -16,57 +16,50 @@ import torch
 from bc_settings import Settings
 from PIL import Image
 from plot_level_solve import Percents
+from tqdm import tqdm
 
 from genie_agents.action_mapping import LatentToRealMapping
-from genie_agents.coinrun import ALIASES, GROUND_ALIASES, RIGHT_UP, ProcgenEnv
+from genie_agents.coinrun import ACTION_NAMES, AIRBORNE_ALIASES, ALIASES, GROUND_ALIASES, TAKE_OFFS
+from genie_agents.demonstrations import find_ground_frames
 from genie_agents.evaluation import Agent, confidence_interval, evaluate
-from genie_agents.experts.game_state import read_state
-from genie_agents.experts.planner import Planner
-from world_model import LatentActionLabeller
+from world_model.data import VideoFile
 from world_model.metrics import code_use, majority_agreement, mutual_information, precision_and_recall
 
 
+def known_actions(files: Sequence[VideoFile]) -> tuple[np.ndarray, np.ndarray]:
+    """The true actions (N,) of recordings, -1 on the last frame of each episode, and on which frames (N,) bool the player stands."""
+    ground = [find_ground_frames(file) for file in tqdm(files, desc="find the ground", unit="file", dynamic_ncols=True)]
+    return np.concatenate([file.actions() for file in files]), np.concatenate(ground)
+
+
 def label_report(
-    labeller: LatentActionLabeller, difficulty: str, level_seeds: Sequence[int], mappings: dict[int, LatentToRealMapping]
+    labels: np.ndarray, actions: np.ndarray, ground: np.ndarray, *, num_codes: int, mappings: dict[int, LatentToRealMapping] | None = None
 ) -> dict[str, Any]:
-    """How well the labels name the expert's keys on levels that neither model nor mapping saw.
+    """How well labels (N,) name the true actions (N,), both -1 on the last frame of each episode, `ground` (N,) bool being
+    the frames on which the player stands.
 
     Agreement is counted on all frames and on ground frames (in the air the keys for up and down do nothing, and no video can show
-    them), after merging keys that do the same.
+    them), after merging keys that do the same. A take-off is any key for up on the ground.
     """
-    env, planner = ProcgenEnv(difficulty=difficulty), Planner()
-    latent_actions, actions, grounded = [], [], []
-    for level_seed in level_seeds:
-        obs, _ = env.reset(options={"level_seed": level_seed})
-        frames, level_actions, level_grounded = [obs], [], []
-        for action in planner.plan(env.get_state().simulator):
-            level_grounded.append(read_state(env.get_state().simulator).vy == 0)
-            obs, _, terminated, truncated, _ = env.step(action)
-            if terminated or truncated:
-                break
-            frames.append(obs)
-            level_actions.append(action)
-        latent_actions.append(labeller.label(np.stack(frames)))
-        actions.append(level_actions)
-        grounded.append(level_grounded[: len(level_actions)])
-    env.close()
-    codes, keys, ground = np.concatenate(latent_actions), np.concatenate(actions), np.concatenate(grounded)
-    ground_keys = GROUND_ALIASES[keys[ground]]
-    precision, recall = precision_and_recall(codes[ground], ground_keys == RIGHT_UP)
+    known, air = actions >= 0, (actions >= 0) & ~ground
+    codes, keys = labels[known], actions[known]
+    ground_codes, ground_keys = labels[ground], GROUND_ALIASES[actions[ground]]
+    precision, recall = precision_and_recall(ground_codes, np.isin(ground_keys, TAKE_OFFS))
     return {
         "frames": len(keys),
         "ground_frames": int(ground.sum()),
-        "code_use": code_use(codes, num_codes=labeller.num_codes),
+        "code_use": code_use(codes, num_codes=num_codes),
         "agreement": majority_agreement(codes, ALIASES[keys]),
-        "agreement_on_ground": majority_agreement(codes[ground], ground_keys),
+        "agreement_on_ground": majority_agreement(ground_codes, ground_keys),
         "most_frequent_action_on_ground": float(np.bincount(ground_keys).max() / len(ground_keys)),
         "mutual_information_bits": mutual_information(codes, ALIASES[keys]),
-        "mutual_information_bits_on_ground": mutual_information(codes[ground], ground_keys),
-        "keys_on_ground": keys_of_codes(codes[ground], ground_keys),
+        "mutual_information_bits_on_ground": mutual_information(ground_codes, ground_keys),
+        "keys_on_ground": keys_of_codes(ground_codes, ground_keys),
+        "keys_in_air": keys_of_codes(labels[air], AIRBORNE_ALIASES[actions[air]]),
         "take_off_precision": precision,
         "take_off_recall": recall,
         "mapping_agreement_on_ground": {
-            count: mapping.agreement(codes[ground], keys[ground], GROUND_ALIASES) for count, mapping in mappings.items()
+            count: mapping.agreement(ground_codes, actions[ground], GROUND_ALIASES) for count, mapping in (mappings or {}).items()
         },
     }
 
@@ -75,6 +68,11 @@ def keys_of_codes(codes: np.ndarray, keys: np.ndarray) -> dict[int, dict[int, in
     """How often each key went with each code that occurs, most frequent first."""
     counts = {code: np.bincount(keys[codes == code]) for code in np.unique(codes).tolist()}
     return {code: {int(key): int(row[key]) for key in np.argsort(-row) if row[key]} for code, row in counts.items()}
+
+
+def name_keys(keys: dict[int, int], *, most: int = 3) -> str:
+    """The keys that went most often with a code, in words: "RIGHT+UP 93 %, UP 5 %"."""
+    return ", ".join(f"{ACTION_NAMES[key]} {100 * number / sum(keys.values()):.0f} %" for key, number in list(keys.items())[:most])
 
 
 def film(agent: Agent, level_seeds: Sequence[int], difficulty: str, output: Path, *, max_steps: int = 200, scale: int = 3) -> None:

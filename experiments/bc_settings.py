@@ -32,8 +32,8 @@ class Settings:
     noise: float = 0.1
     """chance per step on the ground that random actions disturb the expert, off camera; the video goes on where it recovers"""
 
-    lam: str = "coinrun-lam"
-    """latent action model: the name of one that ships with the package, or a folder"""
+    lam: str = "coinrun-small"
+    """latent action model that labels: that of a world which ships with the package, by name, or the folder of one or of a world"""
     train_lam: bool = False
     """train a latent action model anew instead, on videos of levels that cloning never sees"""
     lam_levels: int = 2000

@@ -1,21 +1,25 @@
 """How good a world is, on levels that it never saw: reconstruction, rollouts driven by its latent actions, and what the actions change.
 
-python experiments/evaluate_world_model.py --model runs/world_model/coinrun-small           # validation levels
-python experiments/evaluate_world_model.py --model runs/world_model/coinrun-small --test    # once, for reported figures
+    python experiments/evaluate_world_model.py --model runs/world_model/coinrun-small           # validation levels
+    python experiments/evaluate_world_model.py --model runs/world_model/coinrun-small --test    # once, for reported figures
+
+Prints a table and writes results.json: over all clips, by difficulty and by player, which differ by many dB.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
 import tyro
-from bc_report import machine
+from report import markdown_table, write_results
 from run_cache import RunCache
-from world_videos import mixed_videos
+from torch import Tensor
+from tqdm import tqdm
+from world_videos import Source, videos_by_source
 
 from genie_agents.coinrun import TEST_LEVELS, VALIDATION_LEVELS
 from genie_agents.demonstrations import open_videos
@@ -23,6 +27,8 @@ from world_model import Genie
 from world_model.data import ClipSampler
 from world_model.metrics import code_use, delta_psnr, psnr, ssim
 from world_model.rollout import to_uint8
+
+BATCH_CLIPS = 16  # clips imagined at once, to bound memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,50 +39,112 @@ class Settings:
     """the name of a world that ships, or a folder"""
     runs: Path = Path("runs/world_model/stages")
     """folder of the recorded videos"""
-    difficulties: tuple[Literal["easy", "hard"], ...] = ("easy",)
+    output: Path = Path("runs/evaluate_world_model")
+    """folder for results.json"""
+    difficulties: tuple[Literal["easy", "hard"], ...] = ("easy", "hard")
     levels: int = 100
-    """levels played for the videos, by the players that world_videos.py names"""
+    """levels played for the videos of each difficulty, by the players that world_videos.py names"""
     test: bool = False
     """play test levels instead of validation levels"""
-    clips: int = 64
-    """clips of the videos, drawn at random"""
+    clips: int = 32
+    """clips of each source (a player on a difficulty), drawn at random from its videos"""
     frames: int = 10
     """frames predicted from one"""
     seed: int = 0
+    """seed of recording, of the choice of clips and of sampling"""
+
+    def __post_init__(self) -> None:
+        if self.frames < 4:
+            raise ValueError(f"frames is {self.frames}; predict at least 4, as the control that actions have is measured at the fourth")
 
 
-def evaluate(genie: Genie, frames: torch.Tensor, *, seed: int) -> dict[str, object]:
-    """All figures for clips (B, T, H, W, C): means over frames and clips; PSNR in dB."""
-    genie.eval()
-    with torch.no_grad():
-        drawn = to_uint8(genie.tokenizer(frames).reconstruction)
-        actions = genie.latent_action_model.encode(frames).indices
-    imagined, real = genie.imagine(frames[:, :1], actions, seed=seed), frames[:, 1:]
-    still = frames[:, :1].expand_as(real)
-    return {
-        "tokenizer_psnr": psnr(drawn, frames).mean().item(),
-        "tokenizer_ssim": ssim(drawn, frames).mean().item(),
-        "rollout_psnr": psnr(imagined, real).mean().item(),
-        "rollout_ssim": ssim(imagined, real).mean().item(),
-        "rollout_psnr_by_frame": psnr(imagined, real).mean(dim=0).tolist(),
-        "standing_still_psnr": psnr(still, real).mean().item(),  # what a world that never moves would reach
-        **delta_psnr(genie, frames, time=4, seed=seed),
-        "latent_action_use": code_use(actions.flatten().cpu().numpy(), num_codes=genie.num_latent_actions),
+@torch.no_grad()
+def redraw_and_imagine(genie: Genie, frames: Tensor, *, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """For clips (B, T, H, W, C) uint8: the clips as the tokenizer draws them, their latent actions (B, T-1), and the clips
+    imagined from the real first frames, which they begin with, by those actions.
+    """
+    drawn = to_uint8(genie.tokenizer(frames).reconstruction)
+    actions = genie.latent_action_model.encode(frames).indices
+    return drawn, actions, torch.cat([frames[:, :1], genie.imagine(frames[:, :1], actions, seed=seed)], dim=1)
+
+
+def measure(genie: Genie, frames: Tensor, *, seed: int) -> dict[str, np.ndarray]:
+    """The figures of clips (B, T, H, W, C), the first axis being the clips'; delta_psnr's, means over the clips, are given to each."""
+    drawn, actions, imagined = redraw_and_imagine(genie, frames, seed=seed)
+    imagined, real = imagined[:, 1:], frames[:, 1:]
+    found = {
+        "tokenizer_psnr": psnr(drawn, frames),
+        "tokenizer_ssim": ssim(drawn, frames),
+        "rollout_psnr": psnr(imagined, real),
+        "rollout_ssim": ssim(imagined, real),
+        "standing_still_psnr": psnr(frames[:, :1].expand_as(real), real),  # what a world that never moves would reach
+        "latent_actions": actions,
     }
+    control = delta_psnr(genie, frames, time=4, seed=seed)
+    return {name: value.cpu().numpy() for name, value in found.items()} | {
+        name: np.full(len(frames), value) for name, value in control.items()
+    }
+
+
+def summarize(figures: list[dict[str, np.ndarray]], num_codes: int) -> dict[str, Any]:
+    """Means over frames and clips, PSNR in dB, and how often each latent action occurs."""
+    joined = {name: np.concatenate([part[name] for part in figures]) for name in figures[0]}
+    actions = joined.pop("latent_actions")
+    return {
+        "clips": len(actions),
+        **{name: float(values.mean()) for name, values in joined.items()},
+        "rollout_psnr_by_frame": joined["rollout_psnr"].mean(axis=0).tolist(),
+        "latent_action_use": code_use(actions.flatten(), num_codes=num_codes),
+    }
+
+
+def measure_sources(genie: Genie, folders: dict[Source, Path], settings: Settings) -> dict[str, dict[str, Any]]:
+    """The figures of all clips, of each difficulty, of each player, and of each source."""
+    figures: dict[Source, list[dict[str, np.ndarray]]] = {source: [] for source in folders}
+    with tqdm(total=len(folders) * settings.clips, desc="clips", unit="clip", dynamic_ncols=True) as bar:
+        for source, folder in folders.items():
+            sampler = ClipSampler(open_videos(folder), clip_length=settings.frames + 1, batch_size=settings.clips, seed=settings.seed)
+            clips = torch.from_numpy(next(sampler).frames)
+            for start in range(0, len(clips), BATCH_CLIPS):
+                batch = clips[start : start + BATCH_CLIPS].to(genie.prompts.device)
+                figures[source].append(measure(genie, batch, seed=settings.seed + start))
+                bar.update(len(batch))
+    difficulties, players = (list(dict.fromkeys(names)) for names in zip(*folders, strict=True))
+    rows = {"all": list(folders)} | {name: [source for source in folders if name in source] for name in difficulties + players}
+    rows |= {", ".join(source): [source] for source in folders}
+    num_codes = genie.num_latent_actions
+    return {name: summarize([part for source in sources for part in figures[source]], num_codes) for name, sources in rows.items()}
+
+
+def as_table(found: dict[str, dict[str, Any]], num_frames: int) -> str:
+    columns = ["clips", "number", "tokenizer, PSNR / SSIM", f"rollout of {num_frames} frames, PSNR / SSIM", "standing still, PSNR"]
+    columns += ["delta-PSNR(4)", "latent actions that occur, largest share"]
+    rows = [
+        [
+            name,
+            str(row["clips"]),
+            f"{row['tokenizer_psnr']:.1f} / {row['tokenizer_ssim']:.2f}",
+            f"{row['rollout_psnr']:.1f} / {row['rollout_ssim']:.2f}",
+            f"{row['standing_still_psnr']:.1f}",
+            f"{row['delta_psnr']:.1f}",
+            f"{np.count_nonzero(row['latent_action_use'])}, {100 * max(row['latent_action_use']):.0f} %",
+        ]
+        for name, row in found.items()
+    ]
+    return markdown_table(columns, rows)
 
 
 def main() -> None:
     settings = tyro.cli(Settings, description=__doc__)
-    name, levels = ("test", TEST_LEVELS) if settings.test else ("validation", VALIDATION_LEVELS)
-    folders = mixed_videos(
-        RunCache(settings.runs), name, levels[: settings.levels], game="coinrun", difficulties=settings.difficulties, seed=settings.seed
-    )
-    files = [file for folder in folders for file in open_videos(folder)]
-    clips = next(ClipSampler(files, clip_length=settings.frames + 1, batch_size=settings.clips, seed=settings.seed))
     genie = Genie.from_pretrained(settings.model).to("cuda" if torch.cuda.is_available() else "cpu")
-    found = evaluate(genie, torch.from_numpy(clips.frames).to(genie.prompts.device), seed=settings.seed)
-    about = {"model": settings.model, "levels": name, "clips": settings.clips, "frames": settings.frames, "machine": machine()}
-    print(json.dumps({**about, **found}, indent=1))
+    name, levels = ("test", TEST_LEVELS) if settings.test else ("validation", VALIDATION_LEVELS)
+    levels = levels[: settings.levels]
+    folders = videos_by_source(
+        RunCache(settings.runs), name, levels, game="coinrun", difficulties=settings.difficulties, seed=settings.seed
+    )
+    found = measure_sources(genie, folders, settings)
+    write_results(settings.output, settings, {"levels": [levels[0], levels[-1]], "figures": found})
+    print(f"{as_table(found, settings.frames)}\n\nall figures are in {settings.output / 'results.json'}")
 
 
 if __name__ == "__main__":

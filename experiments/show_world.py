@@ -2,25 +2,35 @@
 
     python experiments/show_world.py --model runs/world_model/coinrun-small
 
-Writes actions.png (a block a prompt, a row a latent action, which is repeated: Genie's figures 10 and 17) and rollout.gif (worlds side by
-side, each under actions drawn at random and held for a while).
+Writes reconstruction.png (clips of validation levels: real, redrawn by the tokenizer, and imagined from the first frame by the latent
+actions found in the clip), prompts.png (the world's own prompts to choose from, a row's first by its number), actions.png (a block a
+prompt, a row a latent action, which is repeated: Genie's figures 10 and 17) and rollout.gif (worlds side by side, each under actions drawn
+at random and held for a while).
 """
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 import tyro
-from PIL import Image, ImageDraw
+from evaluate_world_model import redraw_and_imagine
+from pictures import film_strips, save
+from PIL import Image
+from run_cache import RunCache
 from tqdm import trange
+from world_videos import videos_by_source
 
+from genie_agents.coinrun import VALIDATION_LEVELS
+from genie_agents.demonstrations import open_videos
 from world_model import Genie, Rollout
+from world_model.data import ClipSampler
 
-LABEL_WIDTH = 14  # pixels in front of each row for the number of its action
+CLIP_FRAMES = 16
+PROMPTS_PER_ROW = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +41,14 @@ class Settings:
     """the name of a world that ships, or a folder"""
     output: Path = Path("runs/show_world")
     """folder for the pictures"""
+    runs: Path = Path("runs/world_model/stages")
+    """folder of the recorded videos"""
+    difficulties: tuple[Literal["easy", "hard"], ...] = ("easy", "hard")
+    """difficulties of the clips"""
+    levels: int = 8
+    """validation levels played for the clips on each difficulty"""
     prompts: tuple[int, ...] = (0, 1)
-    """which of the world's own prompts the actions start from"""
+    """which of the world's own prompts, numbered in prompts.png, the actions start from"""
     repeats: int = 12
     """how often each action is repeated"""
     worlds: int = 4
@@ -44,26 +60,31 @@ class Settings:
     scale: int = 3
     """pixels of the rollout for each pixel of a frame, along each side"""
     seed: int = 0
-    """seed of the actions and of sampling"""
+    """seed of the choice of clips, of the actions and of sampling"""
 
 
-def action_rows(genie: Genie, prompt: torch.Tensor, repeats: int, seed: int) -> np.ndarray:
-    """One row for each latent action: the prompt (H, W, C) and the frames to which repeating the action leads, as one picture."""
+def action_rows(genie: Genie, prompt: torch.Tensor, repeats: int, seed: int) -> list[tuple[str, torch.Tensor]]:
+    """One row for each latent action: the prompt (H, W, C) and the frames to which repeating the action leads."""
     num_actions = genie.num_latent_actions
     actions = torch.arange(num_actions)[:, None].expand(-1, repeats)
     frames = genie.imagine(prompt.expand(num_actions, 1, *prompt.shape), actions, seed=seed)
-    rows = []
-    for action in range(num_actions):
-        label = Image.new("RGB", (LABEL_WIDTH, len(prompt)), "white")
-        ImageDraw.Draw(label).text((3, len(prompt) // 2 - 6), str(action), fill="black")
-        rows.append(np.concatenate([np.asarray(label), prompt.numpy(), *frames[action].numpy()], axis=1))
-    return np.concatenate(rows)
+    meanings = genie.config.action_meanings or [""] * num_actions
+    return [(f"{action} {meanings[action]}".strip(), torch.cat([prompt[None], frames[action]])) for action in range(num_actions)]
 
 
-def save(picture: Image.Image, path: Path, **options: object) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    picture.save(temporary, format=path.suffix[1:].upper(), **options)
-    os.replace(temporary, path)
+def clip_rows(genie: Genie, settings: Settings) -> list[tuple[str, torch.Tensor]]:
+    """Rows for a clip of each source's validation videos: the game, what the tokenizer makes of it, what the world makes of it."""
+    levels = VALIDATION_LEVELS[: settings.levels]
+    cache, difficulties = RunCache(settings.runs), settings.difficulties
+    folders = videos_by_source(cache, "validation", levels, game="coinrun", difficulties=difficulties, seed=settings.seed)
+    samplers = [ClipSampler(open_videos(folder), clip_length=CLIP_FRAMES, batch_size=1, seed=settings.seed) for folder in folders.values()]
+    real = torch.from_numpy(np.concatenate([next(sampler).frames for sampler in samplers]))
+    drawn, _, imagined = redraw_and_imagine(genie, real, seed=settings.seed)
+    return [
+        row
+        for clip, source in enumerate(folders)
+        for row in ((f"{', '.join(source)}\nreal", real[clip]), ("tokenizer", drawn[clip]), ("imagined", imagined[clip]))
+    ]
 
 
 def main() -> None:
@@ -72,8 +93,11 @@ def main() -> None:
     settings.output.mkdir(parents=True, exist_ok=True)
     if not all(0 <= prompt < len(genie.prompts) for prompt in settings.prompts):
         raise SystemExit(f"{settings.model} has prompts 0 ... {len(genie.prompts) - 1}, not {settings.prompts}: choose some of those")
-    blocks = [action_rows(genie, genie.prompts[prompt], settings.repeats, settings.seed) for prompt in settings.prompts]
-    save(Image.fromarray(np.concatenate(blocks)), settings.output / "actions.png")
+    save(film_strips(clip_rows(genie, settings)), settings.output / "reconstruction.png")
+    bank = [(str(index * PROMPTS_PER_ROW), frames) for index, frames in enumerate(genie.prompts.split(PROMPTS_PER_ROW))]
+    save(film_strips(bank), settings.output / "prompts.png")
+    rows = [row for prompt in settings.prompts for row in action_rows(genie, genie.prompts[prompt], settings.repeats, settings.seed)]
+    save(film_strips(rows), settings.output / "actions.png")
 
     rollout, generator = Rollout(genie, settings.worlds), np.random.default_rng(settings.seed)
     pictures = [rollout.reset(seeds=range(settings.seed, settings.seed + settings.worlds))]
@@ -85,7 +109,7 @@ def main() -> None:
     images = [image.resize((image.width * settings.scale, image.height * settings.scale), Image.Resampling.NEAREST) for image in images]
     gif = [image.quantize(64) for image in images]
     save(gif[0], settings.output / "rollout.gif", save_all=True, append_images=gif[1:], duration=66, loop=0)
-    print(f"actions.png and rollout.gif are in {settings.output}")
+    print(f"reconstruction.png, prompts.png, actions.png and rollout.gif are in {settings.output}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""Train the latent action model that ships with the package, and write its card.
+"""Train a latent action model of CoinRun by itself, and write its card. That of coinrun-small, which ships, was made by it.
 
-    python experiments/train_lam.py --output world_model/pretrained/coinrun-lam
+    python experiments/train_lam.py
+    python experiments/train_world_model.py --latent-action-training frozen --lam runs/lam    # a world that obeys it
 
 It learns from CoinRun videos of levels 0 to 9,999 without their actions; the actions of other, validation levels serve to
 describe its codes in the card. An interrupted run goes on where it stopped.
@@ -17,17 +18,17 @@ from typing import Any
 
 import tyro
 from bc_coinrun import Study
-from bc_report import label_report, machine
+from bc_report import machine, name_keys
 from bc_settings import DEMO, Settings
 
-from genie_agents.coinrun import ACTION_NAMES, DIFFICULTIES, VALIDATION_LEVELS
+from genie_agents.coinrun import DIFFICULTIES
 from world_model import LatentActionLabeller, LatentActionModel
 from world_model.serialization import save_model
 from world_model.training import keep_freed_memory
 
 DEFAULTS = dataclasses.replace(
     DEMO,
-    output=Path("world_model/pretrained/coinrun-lam"),
+    output=Path("runs/lam"),
     runs=Path("runs/train_lam"),
     difficulties=DIFFICULTIES,
     train_lam=True,
@@ -37,7 +38,7 @@ DEFAULTS = dataclasses.replace(
 def card(settings: Settings, reports: dict[str, dict[str, Any]], seconds: dict[str, float]) -> str:
     """A model card in Markdown: data, command, machine, metrics, what each code stands for, limits."""
     lines = [
-        "# coinrun-lam: a latent action model of CoinRun",
+        "# A latent action model of CoinRun",
         "",
         f"- Data: CoinRun, {' and '.join(settings.difficulties)}, levels 0 to {settings.lam_levels - 1}: a quarter played at random, the",
         "  rest by the planner with 10 % noise; frames only, no actions.",
@@ -68,8 +69,7 @@ def card(settings: Settings, reports: dict[str, dict[str, Any]], seconds: dict[s
         total = sum(sum(keys.values()) for keys in report["keys_on_ground"].values())
         for code, keys in report["keys_on_ground"].items():
             count = sum(keys.values())
-            names = ", ".join(f"{ACTION_NAMES[key]} {100 * number / count:.0f} %" for key, number in list(keys.items())[:3])
-            lines.append(f"| {code} | {100 * count / total:.1f} % | {names} |")
+            lines.append(f"| {code} | {100 * count / total:.1f} % | {name_keys(keys)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -80,7 +80,7 @@ def main() -> None:
     folder = study.train_latent_action_model()
     save_model(settings.output, LatentActionModel.from_pretrained(folder), half=True)
     labeller = LatentActionLabeller.from_pretrained(settings.output)
-    reports = {d: label_report(labeller, d, VALIDATION_LEVELS[-100:], {}) for d in settings.difficulties}
+    reports = {d: study.label_report(labeller, d) for d in settings.difficulties}
     (settings.output / "card.md").write_text(card(settings, reports, study.cache.seconds))
     print((settings.output / "card.md").read_text())
 

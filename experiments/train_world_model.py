@@ -18,10 +18,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 import tyro
-from PIL import Image
+from evaluate_world_model import redraw_and_imagine
+from pictures import save_clips
 from progress import training_bar
 from run_cache import RunCache
 from torch import Tensor
@@ -30,7 +30,7 @@ from world_videos import mixed_videos
 
 from genie_agents.coinrun import VALIDATION_LEVELS, WORLD_MODEL_LEVELS
 from genie_agents.demonstrations import open_videos
-from world_model import Genie, LatentActionModel, VideoTokenizer
+from world_model import DynamicsModel, Genie, LatentActionModel, VideoTokenizer
 from world_model.data import ClipBatch, ClipSampler, VideoFile
 from world_model.metrics import delta_psnr, psnr
 from world_model.rollout import to_uint8
@@ -98,6 +98,22 @@ class Training:
 
     # Training
 
+    @cached_property
+    def beginning(self) -> Genie | None:
+        """The world whose weights to begin with."""
+        return None if self.settings.start_from is None else Genie.from_pretrained(self.settings.start_from)
+
+    def start(self, part: str, model: VideoTokenizer | LatentActionModel | DynamicsModel) -> None:
+        """Begin with the weights that this part has in the world of --start-from, if it is of the same configuration."""
+        if self.beginning is None:
+            return
+        beginning = self.beginning.get_submodule(part)
+        same = beginning.config == model.config
+        if same:
+            model.load_state_dict(beginning.state_dict())
+        if self.fabric.is_global_zero:
+            print(f"{part}: begins {'with the weights of ' + str(self.settings.start_from) if same else 'anew, its configuration differs'}")
+
     def train(
         self,
         name: str,
@@ -153,17 +169,19 @@ class Training:
 
         about = {"phase": dataclasses.asdict(phase), "seed": settings.seed, "model": dataclasses.asdict(model.config)}
         about["data"] = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime) for path in settings.data]
+        about["start_from"] = None if settings.start_from is None else identify_model(settings.start_from)
         about["below"] = [identify_model(folder) for folder in below]  # by content: a model given by its folder may have been replaced
         return self.cache.stage(name, about, [] if settings.data else self.sources, build)
 
     def tokenizer(self) -> Path:
         model = VideoTokenizer(self.config.tokenizer, seed=self.settings.seed)
+        self.start("tokenizer", model)
         clips = self.validation_clips
 
         def validate(folder: Path) -> dict[str, Tensor]:
             frames = torch.from_numpy(clips.frames).to(self.fabric.device)
             drawn = to_uint8(model(frames).reconstruction)
-            save_rows(folder / "samples.png", [frames, drawn])
+            save_clips(folder / "samples.png", {"real": frames[:SAMPLE_CLIPS], "tokenizer": drawn[:SAMPLE_CLIPS]})
             return {"validation_psnr": psnr(drawn, frames).mean()}
 
         return self.train("tokenizer", model, tokenizer_objective, self.settings.tokenizer, [], validate if clips is not None else None)
@@ -174,6 +192,7 @@ class Training:
         if settings.lam is not None:
             return find_model(settings.lam)
         model = LatentActionModel(self.config.latent_actions, seed=settings.seed)
+        self.start("latent_action_model", model)
         return self.train("lam", model, latent_action_objective, settings.latent_actions, [])
 
     def genie(self) -> Path:
@@ -184,28 +203,29 @@ class Training:
             frozen = LatentActionModel.from_pretrained(below[0])
             config = dataclasses.replace(config, latent_actions=frozen.config)
         model = Genie(config, seed=settings.seed)
+        self.start("latent_action_model", model.latent_action_model)
+        self.start("dynamics", model.dynamics)
         below.append(self.tokenizer())
         model.tokenizer.load_state_dict(VideoTokenizer.from_pretrained(below[-1]).state_dict())
         if settings.latent_action_training == "frozen":
             model.latent_action_model.load_state_dict(frozen.state_dict())
         frames = next(ClipSampler(self.files, clip_length=1, batch_size=NUM_PROMPTS, seed=settings.seed)).frames[:, 0]
         model.prompts.copy_(torch.from_numpy(frames))
-        objective = dynamics_objective(model, settings.latent_action_training)
+        objective = dynamics_objective(model, settings.latent_action_training, max_corruption=settings.max_corruption)
         clips = self.validation_clips
 
         def validate(folder: Path) -> dict[str, Tensor]:
             _, metrics = objective(model, clips)
             frames = torch.from_numpy(clips.frames).to(self.fabric.device)
             controllability = delta_psnr(model, frames, seed=settings.seed)
-            actions = model.latent_action_model.encode(frames[:SAMPLE_CLIPS]).indices
-            imagined = model.imagine(frames[:SAMPLE_CLIPS, :1], actions, seed=settings.seed)
-            drawn = to_uint8(model.tokenizer(frames[:SAMPLE_CLIPS]).reconstruction)
-            save_rows(folder / "samples.png", [frames, drawn, torch.cat([frames[:SAMPLE_CLIPS, :1], imagined], dim=1)])
+            shown = frames[:SAMPLE_CLIPS]
+            drawn, _, imagined = redraw_and_imagine(model, shown, seed=settings.seed)
+            save_clips(folder / "samples.png", {"real": shown, "tokenizer": drawn, "imagined": imagined})
             return {f"validation_{name}": value for name, value in metrics.items()} | {
                 name: torch.tensor(value) for name, value in controllability.items()
             }
 
-        name = f"dynamics-{settings.latent_action_training}"
+        name = f"dynamics-{settings.latent_action_training}" + (f"-corrupted-{settings.max_corruption}" if settings.max_corruption else "")
         return self.train(name, model, objective, settings.dynamics, below, validate if clips is not None else None)
 
 
@@ -219,12 +239,6 @@ def make_tensorboard_writer(folder: Path) -> SummaryWriter:
     except ImportError as error:
         raise SystemExit('--tensorboard needs TensorBoard: pip install "genie-agents[tensorboard]"') from error
     return SummaryWriter(folder)
-
-
-def save_rows(path: Path, rows: list[Tensor]) -> None:
-    """A picture of the first clips, one under the other, as film strips: all `rows` (B, T, H, W, C) uint8 of a clip together."""
-    strips = [np.concatenate(list(row[clip].cpu().numpy()), axis=1) for clip in range(SAMPLE_CLIPS) for row in rows]
-    Image.fromarray(np.concatenate(strips).squeeze()).save(path)
 
 
 def main() -> None:

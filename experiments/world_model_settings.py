@@ -58,7 +58,11 @@ class Settings:
     latent_action_training: LatentActionTraining = "joint"
     """joint: beside the dynamics model, on pixels (the paper); frozen: before it; through_dynamics: by the dynamics model's gradient"""
     lam: str | None = None
-    """with frozen: the latent action model to take, a folder or the name of one that ships, instead of training one"""
+    """with frozen: take this latent action model instead of training one: its folder, a world's, or the name of a world that ships"""
+    max_corruption: float = 0.0
+    """up to which share of the tokens that the dynamics model sees in a training clip is replaced by random ones, against drift"""
+    start_from: str | None = None
+    """begin with the weights of this world, a folder or the name of one that ships, in every part that has the same configuration"""
     validate_every: int = 500
     """steps between two looks at the validation videos"""
     tensorboard: bool = False

@@ -11,28 +11,39 @@ from tqdm import tqdm
 
 from genie_agents.demonstrations import RecordingConfig, record_videos
 
+Source = tuple[str, str]
+"""Whose videos: difficulty and player."""
 
-def mixed_videos(cache: RunCache, name: str, levels: range, *, game: str, difficulties: Sequence[str], seed: int) -> list[Path]:
-    """Folders of videos: a quarter of the levels played at random, a quarter with keys held for long, the rest by CoinRun's planner with
-    noise. What it does wrong stays on camera: a world must know what follows from every action. Other games have no planner: there
-    the rest too is played with keys held for long.
+# What players do wrong stays on camera: a world must know what follows from every action.
+MIXED = RecordingConfig(noise=0.3, max_noise_steps=6, cut_noise=False, keep_unsolved=True, max_steps=100)
+
+
+def videos_by_source(cache: RunCache, name: str, levels: range, *, game: str, difficulties: Sequence[str], seed: int) -> dict[Source, Path]:
+    """The folder of each source's videos: a quarter of the levels played at random, a quarter with keys held for long, the rest by
+    CoinRun's planner with noise. Other games have no planner: there the rest too is played with keys held for long.
     """
+    if len(levels) < 4:
+        raise SystemExit(f"{len(levels)} levels cannot be shared out among the players: give at least 4")
     quarter = len(levels) // 4
     shares = {"random": levels[:quarter], "sticky": levels[quarter:]}
     if game == "coinrun":
         shares |= {"sticky": levels[quarter : 2 * quarter], "planner": levels[2 * quarter :]}
-    return [
-        record(cache, f"{name}-{player}-{difficulty}", share, game, difficulty, player, seed)
+    return {
+        (difficulty, player): record(
+            cache, f"{name}-{player}-{difficulty}", share, dataclasses.replace(MIXED, game=game, difficulty=difficulty), player, seed
+        )
         for difficulty in difficulties
         for player, share in shares.items()
-    ]
+    }
 
 
-def record(cache: RunCache, name: str, levels: range, game: str, difficulty: str, player: str, seed: int) -> Path:
+def mixed_videos(cache: RunCache, name: str, levels: range, *, game: str, difficulties: Sequence[str], seed: int) -> list[Path]:
+    """The folders of all sources together."""
+    return list(videos_by_source(cache, name, levels, game=game, difficulties=difficulties, seed=seed).values())
+
+
+def record(cache: RunCache, name: str, levels: range, recording: RecordingConfig, player: str, seed: int) -> Path:
     """One player's videos of the levels, as a stage of `cache`."""
-    recording = RecordingConfig(
-        game=game, difficulty=difficulty, noise=0.3, max_noise_steps=6, cut_noise=False, keep_unsolved=True, max_steps=100
-    )
 
     def build(folder: Path) -> None:
         with tqdm(total=len(levels), desc=name, unit="level", dynamic_ncols=True) as bar:

@@ -108,9 +108,14 @@ def play_level(
     return segments, False
 
 
+def on_ground(env: ProcgenEnv) -> bool:
+    """Whether the player of CoinRun stands on something: only there do keys for up and down change the picture."""
+    return bool(read_state(env.get_state().simulator).vy == 0)
+
+
 def may_disturb(env: ProcgenEnv) -> bool:
     """In the air of CoinRun most keys do nothing: a disturbance there would cut the video for no change."""
-    return env.game != "coinrun" or bool(read_state(env.get_state().simulator).vy == 0)
+    return env.game != "coinrun" or on_ground(env)
 
 
 def disturb(env: ProcgenEnv, expert: Expert, noise: Sequence[int]) -> tuple[np.ndarray, bool]:
@@ -184,6 +189,32 @@ def record_videos(
                 yield futures[future]
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def find_ground_frames(file: VideoFile) -> np.ndarray:
+    """(N,) bool: the frames of a recording of CoinRun with true actions on which the player stands and from which an action leads.
+
+    A video does not say where the player stands, so its actions are played again in the simulator, some 4,000 frames a second.
+
+    Raises:
+        ValueError: playing a level again leads elsewhere: it is no recording of whole levels of CoinRun by this version of procgen.
+    """
+    actions, grounded = file.actions(), np.zeros(file.num_frames, dtype=bool)
+    env = ProcgenEnv(difficulty=str(file.provenance.get("difficulty")))
+    for start, stop, level_seed in zip(file.episode_starts[:-1], file.episode_starts[1:], file.level_seeds, strict=True):
+        obs, _ = env.reset(options={"level_seed": int(level_seed)})
+        for index in range(start, stop - 1):
+            grounded[index] = on_ground(env)
+            obs, _, terminated, truncated, _ = env.step(actions[index])
+            if terminated or truncated:
+                break
+        if terminated or truncated or not np.array_equal(obs, file.frames[stop - 1]):
+            raise ValueError(
+                f"{file.path}: playing level {level_seed} again does not lead to its last frame: record whole levels of CoinRun "
+                "(cut_noise=False) with the installed procgen"
+            )
+    env.close()
+    return grounded
 
 
 def open_videos(folder: Path) -> list[VideoFile]:

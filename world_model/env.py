@@ -87,6 +87,10 @@ class GenieEnv(gymnasium.Env[np.ndarray, np.int64]):
         """Keys for `gymnasium.utils.play`: 0 to 9, then a to z. No key is at rest, so play with `wait_on_player=True`."""
         return {(ord(key),): action for action, key in zip(range(int(self._worlds.action_space.n)), KEYS, strict=False)}
 
+    def get_action_meanings(self) -> list[str]:
+        """What each latent action does, in words, as Atari's environments say it: see `GenieConfig.action_meanings`."""
+        return list(self._worlds.rollout.genie.action_meanings)
+
     def get_state(self) -> GenieState:
         """The world as it is now. A TimeLimit around this environment counts on by itself."""
         return self._worlds.get_state()
@@ -180,6 +184,10 @@ class GenieVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarr
     def close_extras(self, **kwargs: Any) -> None:
         if hasattr(self, "_worlds"):  # Gymnasium before 1.3 also closes what could not be built
             self._worlds.close()
+
+    def get_action_meanings(self) -> list[str]:
+        """What each latent action does, in words: see `GenieConfig.action_meanings`."""
+        return list(self._worlds.rollout.genie.action_meanings)
 
     def get_state(self) -> GenieState:
         """All worlds as they are now, with their step counts and random generators."""

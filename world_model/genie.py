@@ -21,18 +21,26 @@ from world_model.tokenizer import VideoTokenizer, VideoTokenizerConfig
 
 @dataclass(frozen=True, kw_only=True)
 class GenieConfig:
-    """The configurations of the three models, how frames are sampled unless said otherwise, and how many prompt frames are kept."""
+    """The configurations of the three models, how frames are sampled unless said otherwise, and how many prompt frames are kept.
+
+    `action_meanings` says in words what each latent action does, where somebody has found out; empty where nobody has.
+    """
 
     tokenizer: VideoTokenizerConfig = VideoTokenizerConfig()
     latent_actions: LatentActionConfig = LatentActionConfig()
     dynamics: DynamicsConfig = DynamicsConfig()
     sampling: SamplingConfig = SamplingConfig()
     num_prompts: int = 0
+    action_meanings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         tokenizer, latent_actions, dynamics = self.tokenizer, self.latent_actions, self.dynamics
         if type(self.num_prompts) is not int or self.num_prompts < 0:
             raise ValueError(f"num_prompts must be a whole number of at least 0, got {self.num_prompts!r}")
+        if len(self.action_meanings) not in (0, latent_actions.num_codes):
+            raise ValueError(
+                f"got {len(self.action_meanings)} action_meanings for {latent_actions.num_codes} latent actions; give one for each, or none"
+            )
         for name, first, second in (
             ("image_height of tokenizer and latent_actions", tokenizer.image_height, latent_actions.image_height),
             ("image_width of tokenizer and latent_actions", tokenizer.image_width, latent_actions.image_width),
@@ -63,6 +71,11 @@ class Genie(nn.Module):
     def num_latent_actions(self) -> int:
         """Latent actions are 0 ... num_latent_actions - 1."""
         return self.config.latent_actions.num_codes
+
+    @property
+    def action_meanings(self) -> tuple[str, ...]:
+        """What each latent action does, in words; "latent 0", "latent 1" ... where nobody has found out."""
+        return self.config.action_meanings or tuple(f"latent {action}" for action in range(self.num_latent_actions))
 
     def imagine(
         self, prompts: Tensor | np.ndarray, latent_actions: Tensor | np.ndarray, *, sampling: SamplingConfig | None = None, seed: int = 0

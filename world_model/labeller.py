@@ -14,10 +14,9 @@ import numpy as np
 import torch
 
 from world_model.data import VideoFile, write_latent_actions
-from world_model.genie import Genie
 from world_model.latent_actions import LatentActionModel
 from world_model.precision import bf16_autocast
-from world_model.serialization import identify_model, name_model_class
+from world_model.serialization import identify_model
 
 
 class LatentActionLabeller:
@@ -42,11 +41,7 @@ class LatentActionLabeller:
 
         Raises FileNotFoundError where a file is missing and ValueError where one is damaged or belongs to another model.
         """
-        if name_model_class(folder) == "Genie":
-            model = Genie.from_pretrained(folder).latent_action_model
-        else:
-            model = LatentActionModel.from_pretrained(folder)
-        return cls(model, identity=identify_model(folder), device=device)
+        return cls(LatentActionModel.from_pretrained(folder), identity=identify_model(folder), device=device)
 
     @property
     def num_codes(self) -> int:

@@ -188,11 +188,11 @@ class LatentActionModel(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "LatentActionModel":
-        """The model of a folder, or one that ships with the package, given by its name; on the CPU, in evaluation mode.
+        """The model of a folder, its own or a Genie's, or one that ships with the package, by name; on the CPU, in evaluation mode.
 
         Raises FileNotFoundError where a file is missing and ValueError where one is damaged or belongs to another model.
         """
-        return load_model(folder, cls, LatentActionConfig)
+        return load_model(folder, cls, LatentActionConfig, part_of=("Genie", "latent_actions", "latent_action_model"))
 
 
 def latent_action_loss(output: LatentActionOutput, frames: Tensor, *, commitment_weight: float = 0.002) -> tuple[Tensor, dict[str, Tensor]]:

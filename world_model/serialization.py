@@ -32,24 +32,42 @@ def save_model(folder: str | Path, model: Any, *, half: bool = False, weights: d
     if half:
         tensors = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
     _write_bytes(folder / WEIGHTS_FILE, save(tensors))
-    description = {"model": type(model).__name__, "config": dataclasses.asdict(model.config)}
-    _write_bytes(folder / CONFIG_FILE, (json.dumps(description, indent=2) + "\n").encode())
+    _write_config(folder, type(model).__name__, model.config)
 
 
-def load_model(folder: str | Path, model_class: type[Model], config_class: type[Any]) -> Model:
+def load_model(
+    folder: str | Path, model_class: type[Model], config_class: type[Any], *, part_of: tuple[str, str, str] | None = None
+) -> Model:
     """The model that `save_model` wrote, on the CPU, in evaluation mode; `folder` may also name one that ships with the package.
+
+    `part_of` (class, setting, attribute) says in which larger model it may also be found: the larger one's class, the setting that
+    describes the part, and the attribute that holds it.
 
     Raises:
         FileNotFoundError: no such folder or shipped model.
         ValueError: a file is damaged, or describes another model than `model_class`.
     """
     folder = find_model(folder)
-    model = model_class(_read_config(folder / CONFIG_FILE, model_class.__name__, config_class))
+    path, prefix = folder / CONFIG_FILE, ""
+    name, values = _read_description(path)
+    if part_of is not None and name == part_of[0]:
+        prefix = f"{part_of[2]}."
+        model = model_class(_build_config(config_class, values.get(part_of[1]), path))
+    else:
+        model = model_class(_check_config(name, values, model_class, config_class, path))
     try:
-        model.load_state_dict(load_file(folder / WEIGHTS_FILE))
+        weights = load_file(folder / WEIGHTS_FILE)
+        model.load_state_dict({name.removeprefix(prefix): weight for name, weight in weights.items() if name.startswith(prefix)})
     except (SafetensorError, RuntimeError) as error:
         raise ValueError(f"{folder / WEIGHTS_FILE} does not hold the weights that {CONFIG_FILE} describes: {error}") from error
     return model.eval()
+
+
+def change_config(folder: str | Path, model_class: type[nn.Module], config_class: type[Any], **changes: Any) -> None:
+    """Change settings of a saved model that its weights do not depend on; raises what `load_model` does."""
+    folder = find_model(folder)
+    config = _check_config(*_read_description(folder / CONFIG_FILE), model_class, config_class, folder / CONFIG_FILE)
+    _write_config(folder, model_class.__name__, dataclasses.replace(config, **changes))
 
 
 def find_model(folder: str | Path) -> Path:
@@ -84,23 +102,27 @@ def _read_description(path: Path) -> tuple[str, dict[str, Any]]:
         raise ValueError(f"{path} is damaged or not the configuration of a model: save the model again") from error
 
 
-def _read_config(path: Path, model: str, config_class: type[Any]) -> Any:
-    name, values = _read_description(path)
-    if name != model:
-        raise ValueError(f"{path} describes a {name}, not a {model}: load it with {name}.from_pretrained")
+def _check_config(name: str, values: dict[str, Any], model_class: type[nn.Module], config_class: type[Any], path: Path) -> Any:
+    if name != model_class.__name__:
+        raise ValueError(f"{path} describes a {name}, not a {model_class.__name__}: load it with {name}.from_pretrained")
     return _build_config(config_class, values, path)
 
 
-def _build_config(config_class: type[Any], values: dict[str, Any], path: Path) -> Any:
+def _write_config(folder: Path, name: str, config: Any) -> None:
+    description = {"model": name, "config": dataclasses.asdict(config)}
+    _write_bytes(folder / CONFIG_FILE, (json.dumps(description, indent=2) + "\n").encode())
+
+
+def _build_config(config_class: type[Any], values: Any, path: Path) -> Any:
     """The dataclass that JSON `values` describe; configurations may stand within one another."""
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} is damaged: in place of the settings of a {config_class.__name__} it holds {values!r}")
     hints = get_type_hints(config_class)
     unknown = sorted(set(values) - set(hints))
     if unknown:
         raise ValueError(f"{path} has unknown settings {', '.join(unknown)}: it was saved by another version of this library")
     for key, value in values.items():
         if dataclasses.is_dataclass(hints[key]):
-            if not isinstance(value, dict):
-                raise ValueError(f"{path} is damaged: {key} must hold settings, got {value!r}")
             values[key] = _build_config(hints[key], value, path)
         elif isinstance(value, list):
             values[key] = tuple(value)

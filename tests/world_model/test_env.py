@@ -126,6 +126,13 @@ def test_the_info_says_what_the_world_is(genie):
     assert (reward, terminated, truncated) == (0.0, False, False)
 
 
+def test_actions_have_names_one_by_one_and_in_a_batch(genie):
+    unknown = ["latent 0", "latent 1", "latent 2", "latent 3"]
+    assert GenieEnv(genie).get_action_meanings() == GenieVectorEnv(2, genie).get_action_meanings() == unknown
+    named = Genie(dataclasses.replace(genie.config, action_meanings=("LEFT", "NOOP", "RIGHT", "UP")))
+    assert gymnasium.make("Genie-v0", model=named).unwrapped.get_action_meanings() == ["LEFT", "NOOP", "RIGHT", "UP"]
+
+
 def test_what_is_returned_is_the_callers_own(genie):
     env, other = GenieEnv(genie, render_mode="rgb_array"), GenieEnv(genie, render_mode="rgb_array")
     frame, info = env.reset(seed=0)

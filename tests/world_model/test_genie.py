@@ -14,12 +14,14 @@ from world_model import (
     Genie,
     GenieConfig,
     LatentActionConfig,
+    LatentActionModel,
     Rollout,
     SamplingConfig,
     VideoTokenizer,
     VideoTokenizerConfig,
 )
 from world_model.layers.st_transformer import TransformerConfig
+from world_model.serialization import change_config
 
 LAYERS = TransformerConfig(num_layers=1, d_model=16, num_heads=2, temporal_window=3)
 TINY = GenieConfig(
@@ -144,6 +146,36 @@ def test_a_part_can_be_saved_by_itself(genie: Genie, tmp_path: Path) -> None:
         Genie.from_pretrained(tmp_path)
 
 
+def test_the_latent_action_model_of_a_genie_loads_by_itself(genie: Genie, tmp_path: Path) -> None:
+    genie.save_pretrained(tmp_path, half=True)
+    alone, together = LatentActionModel.from_pretrained(tmp_path), Genie.from_pretrained(tmp_path).latent_action_model
+    assert alone.config == TINY.latent_actions and not alone.training
+    assert alone.state_dict().keys() == together.state_dict().keys()
+    assert all(torch.equal(weight, together.state_dict()[name]) for name, weight in alone.state_dict().items())
+    genie.tokenizer.save_pretrained(tmp_path / "tokenizer")
+    with pytest.raises(ValueError, match="describes a VideoTokenizer, not a LatentActionModel"):
+        LatentActionModel.from_pretrained(tmp_path / "tokenizer")
+    for damage in ({"latent_actions": 5}, {"latent_actions": {"num_codes": 5}}):
+        with pytest.raises(ValueError, match=r"config\.json"):
+            LatentActionModel.from_pretrained(saved_with(genie, tmp_path / "damaged", lambda config, damage=damage: config.update(damage)))
+
+
+def test_what_actions_mean_is_stored_beside_the_weights_and_unknown_in_older_folders(genie: Genie, tmp_path: Path) -> None:
+    saved_with(genie, tmp_path, lambda config: config.pop("action_meanings"))
+    assert Genie.from_pretrained(tmp_path).action_meanings == ("latent 0", "latent 1", "latent 2", "latent 3")
+    weights = (tmp_path / "model.safetensors").read_bytes()
+    change_config(tmp_path, Genie, GenieConfig, action_meanings=("LEFT", "RIGHT", "UP", "DOWN"))
+    loaded = Genie.from_pretrained(tmp_path)
+    assert loaded.action_meanings == ("LEFT", "RIGHT", "UP", "DOWN")
+    assert loaded.config == replace(TINY, action_meanings=loaded.action_meanings)
+    assert (tmp_path / "model.safetensors").read_bytes() == weights
+    with pytest.raises(ValueError, match="1 action_meanings for 4 latent actions"):
+        change_config(tmp_path, Genie, GenieConfig, action_meanings=("LEFT",))
+    with pytest.raises(ValueError, match="describes a Genie, not a VideoTokenizer"):
+        change_config(tmp_path, VideoTokenizer, GenieConfig, action_meanings=())
+    assert Genie.from_pretrained(tmp_path).config == loaded.config
+
+
 def saved_with(genie: Genie, folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:
     genie.save_pretrained(folder)
     description = json.loads((folder / "config.json").read_text())
@@ -202,6 +234,7 @@ def test_what_is_damaged_or_missing_is_refused(genie: Genie, tmp_path: Path) -> 
         ({"tokenizer": replace(TINY.tokenizer, num_codes=8)}, "num_codes of tokenizer and dynamics"),
         ({"latent_actions": replace(TINY.latent_actions, code_dim=4)}, "code_dim of latent_actions and action_dim of dynamics"),
         ({"num_prompts": -1}, "num_prompts .*-1"),
+        ({"action_meanings": ("LEFT", "RIGHT")}, "2 action_meanings for 4 latent actions; give one for each"),
     ],
 )
 def test_parts_that_do_not_fit_together_are_refused(setting: dict[str, Any], message: str) -> None:

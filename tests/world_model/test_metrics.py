@@ -7,7 +7,19 @@ import pytest
 import torch
 
 from world_model import Genie
-from world_model.metrics import code_use, delta_psnr, majority_agreement, mutual_information, precision_and_recall, psnr, ssim
+from world_model.metrics import (
+    chance_agreement,
+    code_use,
+    delta_psnr,
+    majority_agreement,
+    movement,
+    mutual_information,
+    precision_and_recall,
+    psnr,
+    sharpness,
+    ssim,
+    total_variation_distance,
+)
 from world_model.presets import tiny
 
 ACTIONS = np.array([0, 1, 2, 3] * 25)
@@ -70,3 +82,25 @@ def test_a_world_that_ignores_actions_has_no_delta_psnr_and_is_not_trained_by_th
     assert all(torch.equal(tensor, before[name]) for name, tensor in genie.state_dict().items())
     with pytest.raises(ValueError, match="longer clips"):
         delta_psnr(genie, frames, time=6)
+
+
+def test_sharpness_and_movement_of_known_frames():
+    stripes = torch.zeros(1, 3, 8, 8, 3, dtype=torch.uint8)
+    stripes[:, :, :, ::2] = 255
+    stripes[:, 2] = 255 - stripes[:, 2]
+    assert sharpness(stripes)[0].tolist() == pytest.approx([0.5] * 3)  # every pixel differs from those beside it, none from those above
+    assert movement(stripes)[0].tolist() == pytest.approx([0, 1])
+    assert (sharpness(torch.full_like(stripes, 77)) == 0).all()
+
+
+def test_distance_of_histograms():
+    assert total_variation_distance(np.array([0, 1]), np.array([1, 0, 1, 0]), num_codes=3) == 0
+    assert total_variation_distance(np.array([0, 0]), np.array([1, 2]), num_codes=3) == 1
+    assert total_variation_distance(np.array([0, 1]), np.array([0, 0, 0, 2]), num_codes=3) == pytest.approx(0.5)
+
+
+def test_chance_agreement_is_the_mean_over_shuffles():
+    generator = np.random.default_rng(0)
+    first, second = generator.choice(4, size=400, p=[0.7, 0.1, 0.1, 0.1]), generator.choice(4, size=400, p=[0.4, 0.4, 0.1, 0.1])
+    shuffled = np.mean([(generator.permutation(first) == second).mean() for _ in range(500)])
+    assert chance_agreement(first, second, num_codes=4) == pytest.approx(shuffled, abs=0.01)

@@ -1,0 +1,68 @@
+"""evaluate_latent_actions.py through its command line, at tiny size, and the words that it finds for codes."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from genie_agents.demonstrations import record_shard
+from genie_agents.experts.players import make_expert
+from world_model import Genie, LatentActionModel
+from world_model.serialization import SHIPPED
+
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+sys.path.insert(0, str(EXPERIMENTS))
+
+import world_videos  # noqa: E402
+from evaluate_latent_actions import main, meaning, pool  # noqa: E402
+
+
+def record_here(folder, levels, recording, *, expert, seed, shard_levels):
+    """`record_videos` without its processes, whose starts take longer than the rest of a test."""
+    record_shard(folder / "levels.h5", make_expert(expert, seed), levels, recording, seed)
+    yield len(levels)
+
+
+@pytest.fixture
+def run(monkeypatch):
+    def run(*arguments: str | Path) -> None:
+        monkeypatch.setattr(world_videos, "record_videos", record_here)
+        monkeypatch.setattr(sys, "argv", ["experiments/evaluate_latent_actions.py", *map(str, arguments)])
+        main()
+
+    return run
+
+
+def test_a_worlds_actions_are_measured_and_named(run, tmp_path, capsys):
+    world = tmp_path / "world"
+    shutil.copytree(SHIPPED / "coinrun-small", world)
+    arguments = ["--model", world, "--output", tmp_path / "out", "--runs", tmp_path / "runs", "--write-meanings"]
+    run(*arguments, "--difficulties", "easy", "--levels", "4", "--idm-levels", "4", "--idm-steps", "3")
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert set(found["reports"]) == {"easy"} and {"command", "machine", "settings", "labeller"} <= set(found)
+    report = found["reports"]["easy"]
+    latent, supervised = report["latent_actions"], report["supervised"]
+    assert report["share_of_supervised"] == latent["agreement_on_ground"] / supervised["agreement_on_ground"]
+    assert 0 < latent["ground_frames"] == supervised["ground_frames"] < latent["frames"]
+    assert latent["agreement_on_ground"] > latent["most_frequent_action_on_ground"]
+    on_ground, in_air = (sum(sum(keys.values()) for keys in latent[f"keys_{place}"].values()) for place in ("on_ground", "in_air"))
+    assert on_ground == latent["ground_frames"] and on_ground + in_air == latent["frames"]
+    assert "| agreement, share of the supervised |" in capsys.readouterr().out
+    assert Genie.from_pretrained(world).action_meanings == tuple(found["meanings"])
+    assert (world / "model.safetensors").read_bytes() == (SHIPPED / "coinrun-small" / "model.safetensors").read_bytes()
+
+
+def test_meanings_are_stored_in_worlds_only(run, tmp_path):
+    LatentActionModel().save_pretrained(tmp_path / "lam")
+    with pytest.raises(SystemExit, match="is no world; give the folder of a Genie"):
+        run("--model", tmp_path / "lam", "--write-meanings", "--runs", tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_codes_are_put_into_words():
+    assert pool([{3: {7: 5, 8: 1}}, {1: {4: 2}, 3: {8: 6}}]) == {1: {4: 2}, 3: {8: 7, 7: 5}}
+    assert meaning({8: 9, 7: 1}, {7: 3}) == "RIGHT+UP 90 % on the ground, RIGHT 100 % in the air"
+    assert meaning({}, {1: 3, 4: 1}) == "LEFT 75 % in the air"
+    assert meaning({}, {}) == "never seen"

@@ -1,0 +1,131 @@
+"""The scripts that show and judge a world, through their command lines, on an untrained world and a few levels."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from world_model import Genie
+from world_model.metrics import total_variation_distance
+from world_model.presets import coinrun_small
+
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+sys.path.insert(0, str(EXPERIMENTS))
+
+import evaluate_drift  # noqa: E402
+import evaluate_world_model  # noqa: E402
+from evaluate_drift import Videos, figures  # noqa: E402
+from pictures import film_strips, save_clips  # noqa: E402
+from report import markdown_table  # noqa: E402
+from world_videos import videos_by_source  # noqa: E402
+
+
+def run(script: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, EXPERIMENTS / script, *map(str, arguments)], capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an untrained world; videos recorded for it go to its subfolder `runs`."""
+    folder = tmp_path_factory.mktemp("world")
+    Genie(replace(coinrun_small(), num_prompts=2)).save_pretrained(folder)
+    return folder
+
+
+def common(world: Path, output: Path) -> list[str | Path]:
+    return ["--model", world, "--runs", world / "runs", "--output", output, "--difficulties", "easy"]
+
+
+@pytest.mark.slow
+def test_a_world_is_judged_by_difficulty_and_player(world, tmp_path):
+    result = run("evaluate_world_model.py", *common(world, tmp_path), "--levels", "4", "--clips", "2", "--frames", "5")
+    assert result.returncode == 0, result.stderr
+    results = json.loads((tmp_path / "results.json").read_text())
+    found = results["figures"]
+    players = ["random", "sticky", "planner"]
+    assert list(found) == ["all", "easy", *players, *(f"easy, {player}" for player in players)]
+    assert [row["clips"] for row in found.values()] == [6, 6, 2, 2, 2, 2, 2, 2]
+    assert found["all"]["rollout_psnr"] == pytest.approx(np.mean([found[player]["rollout_psnr"] for player in players]))
+    assert found["all"]["delta_psnr"] == pytest.approx(found["all"]["psnr_inferred"] - found["all"]["psnr_random"], abs=1e-4)
+    assert len(found["all"]["rollout_psnr_by_frame"]) == 5 and sum(found["all"]["latent_action_use"]) == pytest.approx(1)
+    assert results["command"].startswith("python experiments/evaluate_world_model.py --model") and "torch" in results["machine"]
+    assert results["levels"] == [900_000, 900_003] and results["settings"]["seed"] == 0
+    assert f"| easy, sticky | 2 | {found['sticky']['tokenizer_psnr']:.1f} / " in result.stdout
+
+
+def test_a_world_is_shown(world, tmp_path):
+    sizes = ["--levels", "4", "--repeats", "2", "--worlds", "1", "--frames", "3"]
+    result = run("show_world.py", *common(world, tmp_path), *sizes)
+    assert result.returncode == 0, result.stderr
+    with Image.open(tmp_path / "actions.png") as picture:
+        assert picture.height == 64 * 8 * 2 and 64 * 3 < picture.width < 64 * 4  # a row for each of 8 actions and 2 prompts
+    with Image.open(tmp_path / "reconstruction.png") as picture:
+        assert picture.height == 64 * 3 * 3 and picture.width > 64 * 16  # three rows for each of three players
+    with Image.open(tmp_path / "prompts.png") as picture:
+        assert picture.height == 64 and picture.width > 64 * 2
+    with Image.open(tmp_path / "rollout.gif") as film:
+        assert film.n_frames >= 2 and film.size == (192, 192)
+
+
+@pytest.mark.slow
+def test_drift_is_measured_over_the_length_of_a_rollout(world, tmp_path):
+    result = run("evaluate_drift.py", *common(world, tmp_path), "--lengths", "10", "13", "--worlds", "1", "--temperature", "0")
+    assert result.returncode == 0, result.stderr
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["worlds"] == ["easy, random", "easy, sticky"] and results["sampling"]["temperature"] == 0
+    assert list(results["figures"]) == ["all", "easy"] and list(results["figures"]["all"]) == ["9", "10", "11", "12", "13"]
+    for figures_of in results["figures"]["all"].values():
+        assert {"psnr", "token_distance", "actions_seen", "sharpness", "movement"} <= set(figures_of["imagined"])
+    assert result.stdout.count("| easy | ") == 2
+    with Image.open(tmp_path / "drift.png") as picture:
+        assert picture.format == "PNG"
+
+
+def test_a_perfect_rollout_reaches_what_the_redrawn_frames_reach():
+    genie, generator = Genie(coinrun_small()), np.random.default_rng(0)
+    frames = torch.from_numpy(generator.integers(0, 256, (2, 20, 64, 64, 3), dtype=np.uint8))
+    real = Videos(frames, generator.integers(0, 1024, (2, 20, 64)), generator.integers(0, 8, (2, 19)))
+    found = figures(real, real, [0, 1], 20, genie)
+    assert (found["psnr"], found["actions_seen"], found["sharpness"], found["movement"]) == pytest.approx((100, 1, 1, 1))
+    last, others = real.tokens[:, 12:], real.tokens[:, :12]
+    assert found["token_distance"] == pytest.approx(total_variation_distance(last.ravel(), others.ravel(), num_codes=1024))
+    frozen = Videos(frames[:, :1].expand_as(frames), real.tokens, real.latent_actions)
+    assert figures(frozen, real, [0, 1], 20, genie)["movement"] == 0
+
+
+def test_what_cannot_be_measured_is_said_in_a_sentence():
+    with pytest.raises(ValueError, match="predict at least 4"):
+        evaluate_world_model.Settings(frames=3)
+    with pytest.raises(ValueError, match="give some of 9 to 1000"):
+        evaluate_drift.Settings(lengths=(1001,))
+    with pytest.raises(ValueError, match="give at least 1"):
+        evaluate_drift.Settings(worlds=0)
+
+
+def test_too_few_levels_for_the_players_are_refused():
+    with pytest.raises(SystemExit, match="at least 4"):
+        videos_by_source(None, "validation", range(3), game="coinrun", difficulties=["easy"], seed=0)
+
+
+def test_film_strips_hold_the_frames_behind_their_labels(tmp_path):
+    frames = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 3, 16, 16, 3), dtype=np.uint8))
+    picture = np.asarray(film_strips([("a\nb", frames[0]), ("longer", frames[1, :2])]))
+    assert picture.shape[0] == 32
+    strips = picture[:, -3 * 16 :]
+    np.testing.assert_array_equal(strips[:16], np.concatenate(list(frames[0].numpy()), axis=1))
+    np.testing.assert_array_equal(strips[16:, :32], np.concatenate(list(frames[1, :2].numpy()), axis=1))
+    assert (strips[16:, 32:] == 255).all()
+    save_clips(tmp_path / "clips.png", {"real": frames, "flipped": frames.flip(-1)})
+    with Image.open(tmp_path / "clips.png") as saved:
+        assert saved.height == 4 * 16
+    assert film_strips([("grey", frames[0, ..., :1])]).height == 16
+
+
+def test_a_markdown_table():
+    assert markdown_table(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
