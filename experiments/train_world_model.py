@@ -174,6 +174,9 @@ class Training:
         return self.cache.stage(name, about, [] if settings.data else self.sources, build)
 
     def tokenizer(self) -> Path:
+        """The folder of the one that makes the dynamics model's tokens: given, or trained first."""
+        if self.settings.tokenizer_from is not None:
+            return find_model(self.settings.tokenizer_from)
         model = VideoTokenizer(self.config.tokenizer, seed=self.settings.seed)
         self.start("tokenizer", model)
         clips = self.validation_clips
@@ -202,13 +205,15 @@ class Training:
             below.append(self.latent_action_model())
             frozen = LatentActionModel.from_pretrained(below[0])
             config = dataclasses.replace(config, latent_actions=frozen.config)
-        model = Genie(config, seed=settings.seed)
-        self.start("latent_action_model", model.latent_action_model)
-        self.start("dynamics", model.dynamics)
         below.append(self.tokenizer())
-        model.tokenizer.load_state_dict(VideoTokenizer.from_pretrained(below[-1]).state_dict())
+        tokenizer = VideoTokenizer.from_pretrained(below[-1])
+        model = Genie(dataclasses.replace(config, tokenizer=tokenizer.config), seed=settings.seed)
+        model.tokenizer.load_state_dict(tokenizer.state_dict())
         if settings.latent_action_training == "frozen":
             model.latent_action_model.load_state_dict(frozen.state_dict())
+        else:
+            self.start("latent_action_model", model.latent_action_model)
+        self.start("dynamics", model.dynamics)
         frames = next(ClipSampler(self.files, clip_length=1, batch_size=NUM_PROMPTS, seed=settings.seed)).frames[:, 0]
         model.prompts.copy_(torch.from_numpy(frames))
         objective = dynamics_objective(model, settings.latent_action_training, max_corruption=settings.max_corruption)

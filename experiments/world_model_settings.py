@@ -57,6 +57,8 @@ class Settings:
     dynamics: Phase = Phase(training=TrainingConfig(steps=3000))
     latent_action_training: LatentActionTraining = "joint"
     """joint: beside the dynamics model, on pixels (the paper); frozen: before it; through_dynamics: by the dynamics model's gradient"""
+    tokenizer_from: str | None = None
+    """take this tokenizer instead of training one: its folder, a world's, or the name of a world that ships"""
     lam: str | None = None
     """with frozen: take this latent action model instead of training one: its folder, a world's, or the name of a world that ships"""
     max_corruption: float = 0.0

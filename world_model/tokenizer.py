@@ -143,8 +143,11 @@ class VideoTokenizer(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "VideoTokenizer":
-        """The tokenizer of a folder, on the CPU, in evaluation mode; raises FileNotFoundError or ValueError where there is none."""
-        return load_model(folder, cls, VideoTokenizerConfig)
+        """The tokenizer of a folder, its own or a Genie's, or of a Genie that ships, by its name; on the CPU, in evaluation mode.
+
+        Raises FileNotFoundError where a file is missing and ValueError where one is damaged or belongs to another model.
+        """
+        return load_model(folder, cls, VideoTokenizerConfig, part_of=("Genie", "tokenizer", "tokenizer"))
 
 
 def tokenizer_loss(

@@ -9,7 +9,9 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 import pytest
+from torch.testing import assert_close
 
+from world_model import Genie
 from world_model.data import VideoWriter
 from world_model.training import read_log
 
@@ -53,6 +55,16 @@ def test_a_world_is_trained_from_videos_in_one_command_that_goes_on_where_it_sto
     before = (dynamics / "model.safetensors").stat().st_mtime_ns
     assert run("train_world_model.py", *arguments).returncode == 0
     assert (dynamics / "model.safetensors").stat().st_mtime_ns == before, "a finished stage was built again"
+
+    world = tmp_path / "world"
+    parts = ["--tokenizer-from", world, "--lam", world, "--latent-action-training", "frozen", "--start-from", world]
+    further = run("train_world_model.py", *arguments, *parts, "--max-corruption", "0.1", "--output", tmp_path / "further")
+    assert further.returncode == 0 and f"dynamics: begins with the weights of {world}" in further.stdout, further.stderr
+    assert len(list((tmp_path / "runs").glob("tokenizer-*"))) == 1, "a tokenizer was given and one was trained all the same"
+    first, second = Genie.from_pretrained(world), Genie.from_pretrained(tmp_path / "further")
+    assert_close(second.tokenizer.state_dict(), first.tokenizer.state_dict(), rtol=0, atol=0)
+    change = max((new - old).abs().max().item() for new, old in zip(second.dynamics.parameters(), first.dynamics.parameters(), strict=True))
+    assert 0 < change < 0.05  # 2 steps from where it was
 
 
 @pytest.mark.slow
