@@ -106,7 +106,7 @@ SMALL = Settings(
     model=coinrun_small(),
     tokenizer=Phase(training=TrainingConfig(steps=6000, learning_rate=1e-3, schedule="wsd"), clip_length=8),
     latent_actions=Phase(training=TrainingConfig(steps=3000, learning_rate=2e-3), clip_length=8, batch_size=16),
-    dynamics=Phase(training=TrainingConfig(steps=6000, learning_rate=1e-3, schedule="wsd")),
+    dynamics=Phase(training=TrainingConfig(steps=6000, learning_rate=1e-3, muon_learning_rate=0.02, schedule="wsd")),
 )
 PLATFORMERS = replace(
     SMALL,

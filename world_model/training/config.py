@@ -9,16 +9,18 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """How to optimise, with AdamW.
+    """How to optimise: with AdamW, and the matrices of transformer blocks with Muon (Jordan et al. 2024) where it is given a rate.
 
     `schedule`: linear warm-up, then "cosine" falls to `min_learning_rate` at `steps`, and "wsd" (warm-up, stable, decay; Hu et al. 2024)
     stays at `learning_rate` and falls linearly over the last `decay_fraction` of the steps.
+    `muon_learning_rate`: above 0, the rate of Muon, which follows the same schedule; typically 0.02. Not with FSDP.
     `ema_decay`: above 0, the trained model holds an exponential moving average of its weights, of that decay a step.
     """
 
     steps: int
     learning_rate: float = 1e-3
     min_learning_rate: float = 1e-5
+    muon_learning_rate: float = 0.0
     schedule: Literal["cosine", "wsd"] = "cosine"
     warmup_steps: int = 100
     decay_fraction: float = 0.1
@@ -33,6 +35,8 @@ class TrainingConfig:
             raise ValueError(f"steps is {self.steps}; train for at least 1 step")
         if not 0 <= self.min_learning_rate <= self.learning_rate:
             raise ValueError(f"min_learning_rate {self.min_learning_rate} must lie between 0 and learning_rate {self.learning_rate}")
+        if self.muon_learning_rate < 0:
+            raise ValueError(f"muon_learning_rate is {self.muon_learning_rate}; give 0 to use AdamW for all weights, or more")
         if self.schedule not in ("cosine", "wsd"):
             raise ValueError(f"schedule is {self.schedule!r}; choose 'cosine' or 'wsd'")
         if self.warmup_steps < 0:

@@ -1,4 +1,4 @@
-"""The training loop that every component shares: AdamW, schedule, gradient clipping, averaged weights, resume; on any number of devices."""
+"""The training loop that every component shares: AdamW and Muon, schedule, clipping, averaged weights, resume; on any number of devices."""
 
 from __future__ import annotations
 
@@ -76,13 +76,13 @@ def train(
     objective.train()
     with delayed_interrupt(enabled=path is not None and fabric.world_size == 1) as interrupted:
         while step < config.steps:
-            for group in state.optimizer.param_groups:
-                group["lr"] = config.learning_rate_at(step)
+            state.set_learning_rate(step)
             loss, metrics = objective(next(batches))
-            state.optimizer.zero_grad(set_to_none=True)
+            model.zero_grad(set_to_none=True)
             fabric.backward(loss)
             norm = nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip)
-            state.optimizer.step()
+            for optimizer in state.optimizers:
+                optimizer.step()
             state.update_average()
             step += 1
 

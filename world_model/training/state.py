@@ -1,4 +1,4 @@
-"""What changes while a run trains: weights, AdamW's moments, averaged weights and the position in the data."""
+"""What changes while a run trains: weights, the optimizers' moments, averaged weights and the position in the data."""
 
 from __future__ import annotations
 
@@ -27,14 +27,21 @@ class Batches(Protocol, Generic[Batch]):
 
 
 class TrainingState:
-    """A model with the optimizer, the averaged weights (none without `config.ema_decay`) and the data it is trained with."""
+    """A model with its optimizers, the averaged weights (none without `config.ema_decay`) and the data it is trained with."""
 
     def __init__(self, model: nn.Module, batches: Batches[Any], config: TrainingConfig) -> None:
         self.model, self.batches, self.config = model, batches, config
         self.weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-        self.optimizer = make_optimizer(list(self.weights.values()), config)
+        self.optimizers = make_optimizers(self.weights, config)
         self.average = {name: weight.detach().clone() for name, weight in self.weights.items()} if config.ema_decay else {}
         self._move_average = get_ema_multi_avg_fn(config.ema_decay)
+
+    def set_learning_rate(self, step: int) -> None:
+        """Give every group of weights its learning rate of step `step`."""
+        share = self.config.learning_rate_at(step) / self.config.learning_rate
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = share * group["initial_lr"]
 
     def update_average(self) -> None:
         """Move the averaged weights towards the weights."""
@@ -51,18 +58,37 @@ class TrainingState:
         """The run's own tensors, not copies of them, by names that do not depend on the number of devices."""
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         for name, weight in self.weights.items():
-            tensors |= {f"optimizer.{name}.{key}": tensor for key, tensor in self.optimizer.state[weight].items()}
+            for optimizer in self.optimizers:
+                tensors |= {f"optimizer.{name}.{key}": tensor for key, tensor in optimizer.state.get(weight, {}).items()}
         return tensors | {f"average.{name}": tensor for name, tensor in self.average.items()}
 
 
-def make_optimizer(weights: list[nn.Parameter], config: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices only. Its moments are there from the start, so that a checkpoint can be read into them."""
+def make_optimizers(weights: dict[str, nn.Parameter], config: TrainingConfig) -> list[torch.optim.Optimizer]:
+    """AdamW, with weight decay on matrices only, and Muon where `config` asks for it.
+
+    Their moments are there from the start, so that a checkpoint can be read into them.
+    """
+    blocks = {name for name, weight in weights.items() if config.muon_learning_rate and weight.ndim == 2 and ".blocks." in f".{name}"}
+    others = [weight for name, weight in weights.items() if name not in blocks]
     groups = [
-        {"params": [weight for weight in weights if weight.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [weight for weight in weights if weight.ndim < 2], "weight_decay": 0.0},
+        {"params": [weight for weight in others if weight.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [weight for weight in others if weight.ndim < 2], "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2))
-    for weight in weights:
+    adamw = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2))
+    for weight in others:
         zeros = torch.zeros_like(weight, requires_grad=False)
-        optimizer.state[weight] = {"step": torch.tensor(0.0), "exp_avg": zeros, "exp_avg_sq": zeros.clone()}
-    return optimizer
+        adamw.state[weight] = {"step": torch.tensor(0.0), "exp_avg": zeros, "exp_avg_sq": zeros.clone()}
+    optimizers: list[torch.optim.Optimizer] = [adamw]
+    if blocks:
+        matrices = [weights[name] for name in sorted(blocks)]
+        if any(hasattr(matrix, "full_tensor") for matrix in matrices):
+            raise ValueError("Muon needs whole matrices and FSDP splits them: set muon_learning_rate to 0, or use strategy='ddp'")
+        # Muon's steps are all of one size: its decay is what keeps weights from growing with their number.
+        muon = torch.optim.Muon(matrices, lr=config.muon_learning_rate, weight_decay=0.01)
+        for matrix in matrices:
+            muon.state[matrix] = {"momentum_buffer": torch.zeros_like(matrix, requires_grad=False)}
+        optimizers.append(muon)
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
+    return optimizers
