@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from world_model.layers.st_transformer import STTransformer, TransformerConfig
 from world_model.training import DYNAMICS_TRAINING, TOKENIZER_TRAINING, MetricsLog, TrainingConfig, read_log, train
+from world_model.training.state import make_optimizers
 
 KILLED_RUN = TrainingConfig(steps=300, ema_decay=0.9)
 
@@ -43,15 +46,33 @@ def model() -> nn.Module:
     return nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.2), nn.Linear(8, 1))
 
 
+class TransformerModel(nn.Module):
+    """The same task with ST-blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.transformer = STTransformer(TransformerConfig(num_layers=1, d_model=8, num_heads=2, temporal_window=2), num_tokens=3)
+        self.head = nn.Linear(8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.transformer(x[:, None, :, None].expand(-1, -1, -1, 8))).sum(dim=(1, 2))
+
+
 def loss_function(model: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
     loss = (model(batch[0]) - batch[1]).square().mean()
     return loss, {}
 
 
 def run(
-    config: TrainingConfig, checkpoint: Path | None = None, stop_at: int | None = None, every: float = 0.0, **settings: Any
+    config: TrainingConfig,
+    checkpoint: Path | None = None,
+    stop_at: int | None = None,
+    every: float = 0.0,
+    build: Callable[[], nn.Module] = model,
+    **settings: Any,
 ) -> tuple[nn.Module, list[float]]:
-    trained, losses = model(), []
+    trained, losses = build(), []
 
     def on_step(step: int, metrics: dict[str, Tensor]) -> None:
         losses.append(metrics["loss"].item())
@@ -92,6 +113,26 @@ def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path
     finished, again = run(config, tmp_path / "run.safetensors")
     assert again == []  # a finished run is not trained further
     assert_same_weights(whole, finished)
+
+
+def test_muon_trains_the_matrices_of_blocks_and_resumes_bit_for_bit(tmp_path: Path) -> None:
+    config = TrainingConfig(steps=20, warmup_steps=1, min_learning_rate=1e-3, muon_learning_rate=0.02)
+    adamw, muon = make_optimizers(TransformerModel(), config)
+    assert isinstance(adamw, torch.optim.AdamW) and isinstance(muon, torch.optim.Muon)
+    block = TransformerModel().transformer.blocks[0]
+    assert sum(len(group["params"]) for group in muon.param_groups) == sum(weight.ndim == 2 for weight in block.parameters())
+
+    whole, losses = run(config, build=TransformerModel)
+    _, before = run(config, tmp_path / "run.safetensors", stop_at=8, build=TransformerModel)
+    resumed, after = run(config, tmp_path / "run.safetensors", build=TransformerModel)
+    assert before[:7] + after == losses
+    assert_same_weights(whole, resumed)
+
+    # Whatever the size of the gradient, a step of Muon stretches no direction by more than about its rate.
+    start, first = TransformerModel(), run(replace(config, steps=1), build=TransformerModel)[0]
+    change = dict(first.named_parameters())["transformer.blocks.0.feed_forward.2.weight"].detach()
+    change = change - dict(start.named_parameters())["transformer.blocks.0.feed_forward.2.weight"].detach()
+    assert torch.linalg.svdvals(change).max().item() == pytest.approx(0.02, rel=0.4)
 
 
 def test_a_run_that_is_out_of_time_goes_on_in_the_next_call(tmp_path: Path) -> None:

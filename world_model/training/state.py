@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from world_model.layers.st_transformer import STBlock
 from world_model.training.config import TrainingConfig
 
 Batch = TypeVar("Batch", covariant=True)
@@ -32,7 +33,7 @@ class TrainingState:
     def __init__(self, model: nn.Module, batches: Batches[Any], config: TrainingConfig) -> None:
         self.model, self.batches, self.config = model, batches, config
         self.weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-        self.optimizers = make_optimizers(self.weights, config)
+        self.optimizers = make_optimizers(model, config)
         self.average = {name: weight.detach().clone() for name, weight in self.weights.items()} if config.ema_decay else {}
         self._move_average = get_ema_multi_avg_fn(config.ema_decay)
 
@@ -63,13 +64,14 @@ class TrainingState:
         return tensors | {f"average.{name}": tensor for name, tensor in self.average.items()}
 
 
-def make_optimizers(weights: dict[str, nn.Parameter], config: TrainingConfig) -> list[torch.optim.Optimizer]:
-    """AdamW, with weight decay on matrices only, and Muon where `config` asks for it.
+def make_optimizers(model: nn.Module, config: TrainingConfig) -> list[torch.optim.Optimizer]:
+    """AdamW, with weight decay on matrices only, and Muon for the matrices of ST-blocks where `config` asks for it.
 
     Their moments are there from the start, so that a checkpoint can be read into them.
     """
-    blocks = {name for name, weight in weights.items() if config.muon_learning_rate and weight.ndim == 2 and ".blocks." in f".{name}"}
-    others = [weight for name, weight in weights.items() if name not in blocks]
+    blocks = [block for block in model.modules() if isinstance(block, STBlock)] if config.muon_learning_rate else []
+    matrices = [weight for block in blocks for weight in block.parameters() if weight.requires_grad and weight.ndim == 2]
+    others = [weight for weight in model.parameters() if weight.requires_grad and not any(weight is matrix for matrix in matrices)]
     groups = [
         {"params": [weight for weight in others if weight.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [weight for weight in others if weight.ndim < 2], "weight_decay": 0.0},
@@ -79,8 +81,7 @@ def make_optimizers(weights: dict[str, nn.Parameter], config: TrainingConfig) ->
         zeros = torch.zeros_like(weight, requires_grad=False)
         adamw.state[weight] = {"step": torch.tensor(0.0), "exp_avg": zeros, "exp_avg_sq": zeros.clone()}
     optimizers: list[torch.optim.Optimizer] = [adamw]
-    if blocks:
-        matrices = [weights[name] for name in sorted(blocks)]
+    if matrices:
         if any(hasattr(matrix, "full_tensor") for matrix in matrices):
             raise ValueError("Muon needs whole matrices and FSDP splits them: set muon_learning_rate to 0, or use strategy='ddp'")
         # Muon's steps are all of one size: its decay is what keeps weights from growing with their number.
