@@ -8,7 +8,7 @@ from typing import Literal
 
 from genie_agents.coinrun import WORLD_MODEL_LEVELS
 from world_model import GenieConfig
-from world_model.presets import coinrun_paper, coinrun_small, dynamics_ladder, platformers, tiny
+from world_model.presets import coinrun_base, coinrun_paper, coinrun_small, dynamics_ladder, platformers, tiny
 from world_model.training import DYNAMICS_TRAINING, TOKENIZER_TRAINING, TrainingConfig
 from world_model.training.objectives import LatentActionTraining
 
@@ -29,8 +29,8 @@ class Settings:
     """Options of the training; the defaults are those of the chosen preset."""
 
     preset: str = "coinrun-small"
-    """tiny: for --data of 32 x 32; coinrun-small: real time on 2 cores; coinrun-paper: Appendix F; platformers: 10.7 billion weights, for
-    --data of 160 x 96; platformers-41M ... platformers-2.7B: the same with the dynamics models of table 10"""
+    """tiny: for --data of 32 x 32; coinrun-small: real time on 2 cores; coinrun-base: for a GPU; coinrun-paper: Appendix F; platformers:
+    10.7 billion weights, for --data of 160 x 96; platformers-41M ... platformers-2.7B: the same with the dynamics models of table 10"""
     output: Path = Path("runs/world_model/coinrun-small")
     """folder for the trained world"""
     runs: Path = Path("runs/world_model/stages")
@@ -107,10 +107,12 @@ SMALL = Settings(
     tokenizer=Phase(training=TrainingConfig(steps=6000, learning_rate=1e-3, schedule="wsd"), clip_length=8),
     latent_actions=Phase(training=TrainingConfig(steps=3000, learning_rate=2e-3), clip_length=8, batch_size=16),
     dynamics=Phase(training=TrainingConfig(steps=6000, learning_rate=1e-3, muon_learning_rate=0.02, schedule="wsd")),
+    max_corruption=0.2,
 )
 PLATFORMERS = replace(
     SMALL,
     preset="platformers",
+    max_corruption=0.0,
     output=Path("runs/world_model/platformers"),
     checkpoint_minutes=30.0,
     model=platformers(),
@@ -123,6 +125,7 @@ PRESETS = {
     "tiny": replace(
         SMALL,
         preset="tiny",
+        max_corruption=0.0,
         output=Path("runs/world_model/tiny"),
         model=tiny(),
         tokenizer=Phase(training=TrainingConfig(steps=300, learning_rate=2e-3), clip_length=8, batch_size=4),
@@ -130,9 +133,23 @@ PRESETS = {
         validate_every=150,
     ),
     "coinrun-small": SMALL,
+    "coinrun-base": replace(
+        SMALL,
+        preset="coinrun-base",
+        output=Path("runs/world_model/coinrun-base"),
+        difficulties=("easy", "hard"),
+        levels=10_000,
+        model=coinrun_base(),
+        tokenizer=Phase(training=TrainingConfig(steps=40_000, learning_rate=5e-4, schedule="wsd"), clip_length=8, batch_size=32),
+        latent_actions=Phase(training=TrainingConfig(steps=20_000, learning_rate=1e-3), clip_length=8, batch_size=64),
+        dynamics=Phase(training=TrainingConfig(steps=40_000, learning_rate=5e-4, muon_learning_rate=0.02, schedule="wsd"), batch_size=32),
+        latent_action_training="frozen",
+        validate_every=2000,
+    ),
     "coinrun-paper": replace(
         SMALL,
         preset="coinrun-paper",
+        max_corruption=0.0,
         output=Path("runs/world_model/coinrun-paper"),
         difficulties=("hard",),
         levels=10_000,

@@ -56,6 +56,25 @@ def coinrun_small() -> GenieConfig:
     )
 
 
+def coinrun_base() -> GenieConfig:
+    """64 x 64 frames for a GPU, less than 50 million weights: small patches for fine detail, and what helped coinrun-small."""
+    return GenieConfig(
+        tokenizer=VideoTokenizerConfig(
+            patch_size=4,
+            encoder=TransformerConfig(num_layers=2, d_model=256, num_heads=8, temporal_window=4),
+            decoder=TransformerConfig(num_layers=4, d_model=256, num_heads=8, temporal_window=4),
+            stem="conv",
+        ),
+        latent_actions=LatentActionConfig(d_model=256, num_heads=8),
+        dynamics=DynamicsConfig(
+            num_tokens=256,
+            previous_frame=True,
+            transformer=TransformerConfig(num_layers=10, d_model=512, num_heads=8, feed_forward_expansion=2, temporal_window=WINDOW),
+        ),
+        sampling=SamplingConfig(steps=8, temperature=0.5),
+    )
+
+
 def coinrun_paper() -> GenieConfig:
     """The CoinRun case study (Appendix F, tables 15 to 17): patches of 4, 256 tokens a frame; 6 latent actions from patches of 16."""
     eight = TransformerConfig(num_layers=8, d_model=512, num_heads=8, temporal_window=WINDOW)
@@ -142,4 +161,10 @@ def _multi_query(*, num_layers: int, d_model: int, num_heads: int, head_dim: int
     )
 
 
-PRESETS = {"tiny": tiny, "coinrun-small": coinrun_small, "coinrun-paper": coinrun_paper, "platformers": platformers}
+PRESETS = {
+    "tiny": tiny,
+    "coinrun-small": coinrun_small,
+    "coinrun-base": coinrun_base,
+    "coinrun-paper": coinrun_paper,
+    "platformers": platformers,
+}
