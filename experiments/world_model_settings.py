@@ -107,12 +107,10 @@ SMALL = Settings(
     tokenizer=Phase(training=TrainingConfig(steps=6000, learning_rate=1e-3, schedule="wsd"), clip_length=8),
     latent_actions=Phase(training=TrainingConfig(steps=3000, learning_rate=2e-3), clip_length=8, batch_size=16),
     dynamics=Phase(training=TrainingConfig(steps=6000, learning_rate=1e-3, muon_learning_rate=0.02, schedule="wsd")),
-    max_corruption=0.2,
 )
 PLATFORMERS = replace(
     SMALL,
     preset="platformers",
-    max_corruption=0.0,
     output=Path("runs/world_model/platformers"),
     checkpoint_minutes=30.0,
     model=platformers(),
@@ -125,7 +123,6 @@ PRESETS = {
     "tiny": replace(
         SMALL,
         preset="tiny",
-        max_corruption=0.0,
         output=Path("runs/world_model/tiny"),
         model=tiny(),
         tokenizer=Phase(training=TrainingConfig(steps=300, learning_rate=2e-3), clip_length=8, batch_size=4),
@@ -149,7 +146,6 @@ PRESETS = {
     "coinrun-paper": replace(
         SMALL,
         preset="coinrun-paper",
-        max_corruption=0.0,
         output=Path("runs/world_model/coinrun-paper"),
         difficulties=("hard",),
         levels=10_000,

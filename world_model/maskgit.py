@@ -25,12 +25,16 @@ class SamplingConfig:
     `temperature` flattens (above 1) or sharpens (below 1; 0 takes the likeliest) the distribution of each token, after all but the
     `top_k` likeliest are dropped. `confidence_noise` scales the Gumbel noise, fading to 0 over the steps, on the log-probabilities by
     which the surest tokens are chosen; without it flat regions always come first.
+
+    `anchor_frames`, against drift: whenever a world's past has filled the temporal window, it begins anew with its last `anchor_frames`
+    frames, at least 2. The model then never sees a longer past than in its training clips, which begin somewhere too. None: never.
     """
 
     steps: int = 25
     temperature: float = 1.0
     top_k: int | None = None
     confidence_noise: float = 1.0
+    anchor_frames: int | None = None
 
     def __post_init__(self) -> None:
         if type(self.steps) is not int or self.steps < 1:
@@ -39,6 +43,8 @@ class SamplingConfig:
             raise ValueError(f"temperature {self.temperature} and confidence_noise {self.confidence_noise} must be finite, not negative")
         if self.top_k is not None and (type(self.top_k) is not int or self.top_k < 1):
             raise ValueError(f"top_k is {self.top_k!r}; keep at least 1 token, or give None to keep all")
+        if self.anchor_frames is not None and (type(self.anchor_frames) is not int or self.anchor_frames < 2):
+            raise ValueError(f"anchor_frames is {self.anchor_frames!r}; a past begins anew with at least 2 frames, or never, with None")
 
     def num_masked_after(self, step: int, num_tokens: int) -> int:
         """Masked tokens left after `step` (from 0): the cosine schedule, with at least one token filled in by every step."""

@@ -52,7 +52,7 @@ def coinrun_small() -> GenieConfig:
             previous_frame=True,
             transformer=TransformerConfig(num_layers=6, d_model=192, num_heads=6, feed_forward_expansion=2, temporal_window=WINDOW),
         ),
-        sampling=SamplingConfig(steps=2, temperature=0.5),
+        sampling=SamplingConfig(steps=2, temperature=0.5, anchor_frames=4),
     )
 
 
@@ -71,7 +71,7 @@ def coinrun_base() -> GenieConfig:
             previous_frame=True,
             transformer=TransformerConfig(num_layers=10, d_model=512, num_heads=8, feed_forward_expansion=2, temporal_window=WINDOW),
         ),
-        sampling=SamplingConfig(steps=8, temperature=0.5),
+        sampling=SamplingConfig(steps=8, temperature=0.5, anchor_frames=4),
     )
 
 

@@ -32,6 +32,8 @@ class RolloutState:
     past: TemporalCache
     drawn: TemporalCache
     last: Frame
+    recent_tokens: Tensor
+    recent_actions: Tensor
     frames: Tensor
     begun: Tensor
     generators: list[Tensor]
@@ -55,6 +57,12 @@ class Rollout:
         self._past = genie.dynamics.transformer.make_cache(num_worlds, dtype=self.dtype)
         self._drawn = genie.tokenizer.decoder.make_cache(num_worlds, dtype=self.dtype)
         self.max_prompt_frames = self._past.window
+        num_recent = self.sampling.anchor_frames or 0
+        if num_recent >= self._past.window:
+            raise ValueError(f"anchor_frames is {num_recent}; a window of {self._past.window} frames asks for fewer")
+        # The frames from which a past can begin anew; whatever stands here in worlds younger than that is never read.
+        self._recent_tokens = torch.zeros(num_worlds, num_recent, config.dynamics.num_tokens, dtype=torch.int64, device=device)
+        self._recent_actions = torch.zeros(num_worlds, num_recent, config.dynamics.action_dim, device=device)
         self._last = Frame(
             torch.zeros(num_worlds, config.dynamics.num_tokens, dtype=torch.int64, device=device),
             torch.zeros(num_worlds, config.dynamics.action_dim, device=device),
@@ -113,12 +121,7 @@ class Rollout:
                 actions_RPE = actions_to_frames(self.genie.latent_action_model.encode(prompts).vectors)
             tokens_RPN, actions_RPE = tokens_RPN[:, -self.max_prompt_frames :], actions_RPE[:, -self.max_prompt_frames :]
             previous_RPN = previous_tokens(tokens_RPN, self.genie.dynamics.config.mask_token)
-            # The last frame is not yet part of the past: the first pass over its successor puts it there.
-            past = self._past.restart(rows, tokens_RPN.shape[1] - 1)
-            if tokens_RPN.shape[1] > 1:
-                self.genie.dynamics.hidden(tokens_RPN[:, :-1], actions_RPE[:, :-1], previous_RPN[:, :-1], past)
-                past.advance(tokens_RPN.shape[1] - 1)
-            self._past.put(rows, past)
+            self._begin_past(rows, tokens_RPN, actions_RPE)
             shown_RPN = tokens_RPN[:, -self._drawn.window :]
             drawn = self._drawn.restart(rows, shown_RPN.shape[1])
             images = self.genie.tokenizer.decode(shown_RPN, drawn)
@@ -129,6 +132,10 @@ class Rollout:
         )
         tokens[rows], action[rows], confidence[rows], previous[rows] = tokens_RPN[:, -1], actions_RPE[:, -1], 1.0, previous_RPN[:, -1]
         self._last = Frame(tokens, action, confidence, previous)
+        self._recent_tokens, self._recent_actions = self._recent_tokens.clone(), self._recent_actions.clone()
+        if num_recent := min(tokens_RPN.shape[1], self._recent_tokens.shape[1]):
+            self._recent_tokens[rows, -num_recent:] = tokens_RPN[:, -num_recent:]
+            self._recent_actions[rows, -num_recent:] = actions_RPE[:, -num_recent:]
         self.frames = self.frames.clone()
         self.frames[rows] = to_uint8(images[:, -1])
         self._begun[rows] = True
@@ -149,9 +156,14 @@ class Rollout:
             raise RuntimeError("a world has no first frame yet: call reset() before step()")
         action = self.genie.latent_action_model.quantizer.lookup(actions.to(self.device))
         with self._autocast():
+            if self.sampling.anchor_frames is not None:
+                self._anchor()
             self._last = sample_next_frame(self.genie.dynamics, self._past, self._last, action, self.sampling, self._generators)
             images = self.genie.tokenizer.decode(self._last.tokens[:, None], self._drawn)
             self._drawn.advance()
+        if self.sampling.anchor_frames is not None:
+            self._recent_tokens = torch.cat([self._recent_tokens[:, 1:], self.tokens[:, None]], dim=1)
+            self._recent_actions = torch.cat([self._recent_actions[:, 1:], action[:, None]], dim=1)
         self.frames = to_uint8(images[:, 0])
         return self.frames.clone()
 
@@ -159,7 +171,16 @@ class Rollout:
         """A copy of all worlds, to go on from later with `set_state`: the same actions then lead to the same frames."""
         every = torch.arange(self.num_worlds, device=self.device)
         generators = [generator.get_state() for generator in self._generators]
-        return RolloutState(self._past.take(every), self._drawn.take(every), self._last, self.frames, self._begun.clone(), generators)
+        return RolloutState(
+            past=self._past.take(every),
+            drawn=self._drawn.take(every),
+            last=self._last,
+            recent_tokens=self._recent_tokens,
+            recent_actions=self._recent_actions,
+            frames=self.frames,
+            begun=self._begun.clone(),
+            generators=generators,
+        )
 
     def set_state(self, state: RolloutState) -> None:
         """Return to a state that `get_state` of a Rollout with as many worlds of the same Genie gave."""
@@ -168,9 +189,27 @@ class Rollout:
         every = torch.arange(self.num_worlds, device=self.device)
         self._past, self._drawn = state.past.take(every), state.drawn.take(every)
         self._last, self.frames = state.last, state.frames
+        self._recent_tokens, self._recent_actions = state.recent_tokens, state.recent_actions
         for generator, saved in zip(self._generators, state.generators, strict=True):
             generator.set_state(saved)
         self._begun = state.begun.clone()
+
+    def _begin_past(self, rows: Tensor, tokens_RPN: Tensor, actions_RPE: Tensor) -> None:
+        """Let the past of the worlds `rows` be that of clips of these frames alone."""
+        # The last frame is not yet part of the past: the first pass over its successor puts it there.
+        num_past = tokens_RPN.shape[1] - 1
+        past = self._past.restart(rows, num_past)
+        if num_past:
+            previous_RPN = previous_tokens(tokens_RPN, self.genie.dynamics.config.mask_token)
+            self.genie.dynamics.hidden(tokens_RPN[:, :-1], actions_RPE[:, :-1], previous_RPN[:, :-1], past)
+            past.advance(num_past)
+        self._past.put(rows, past)
+
+    def _anchor(self) -> None:
+        """Begin the past of worlds that have filled the window anew, with their last frames (see SamplingConfig.anchor_frames)."""
+        rows = (self._past.clock - self._past.begin + 1 >= self._past.window).nonzero()[:, 0]
+        if len(rows):
+            self._begin_past(rows, self._recent_tokens[rows], actions_to_frames(self._recent_actions[rows, 1:]))
 
     def _check_prompts(self, prompts: Tensor, num_rows: int) -> Tensor:
         shape = tuple(self.frames.shape[1:])

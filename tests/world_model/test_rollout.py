@@ -419,3 +419,51 @@ def test_a_genie_in_training_is_put_into_evaluation() -> None:
     genie = tiny_genie().train()
     Rollout(genie, 1).reset(videos(1, 3))
     assert int(genie.tokenizer.quantizer.steps) == int(genie.latent_action_model.quantizer.steps) == 0
+
+
+@torch.no_grad()
+def test_an_anchored_world_never_sees_a_longer_past_than_the_window(genie: Genie) -> None:
+    """By the book: a clip that, once it is as long as the window, goes on with its last 2 frames as its first ones."""
+    anchored = replace(GREEDY, anchor_frames=2)
+    rollout, actions = Rollout(genie, 2, sampling=anchored), actions_for(4 * WINDOW, 2)
+    rollout.reset(videos(2, 1))
+    clip = genie.tokenizer.encode(videos(2, 1)).indices
+    led = torch.zeros(2, 1, 8)
+    for time, action in enumerate(actions):
+        if clip.shape[1] == WINDOW:
+            clip, led = clip[:, -2:], actions_to_frames(led[:, -1:])
+        if time == 2 * WINDOW:
+            state = rollout.get_state()
+        rollout.step(action)
+        led = torch.cat([led, genie.latent_action_model.quantizer.lookup(action)[:, None]], dim=1)
+        masked = torch.cat([clip, torch.full((2, 1, 16), genie.config.dynamics.mask_token)], dim=1)
+        logits = genie.dynamics(masked, led, previous_tokens(masked, genie.config.dynamics.mask_token))[:, -1:]
+        clip = torch.cat([clip, logits.argmax(dim=-1)], dim=1)
+        assert torch.equal(rollout.tokens, clip[:, -1]), time
+
+    last = rollout.tokens
+    rollout.set_state(state)
+    for action in actions[2 * WINDOW :]:
+        rollout.step(action)
+    assert torch.equal(rollout.tokens, last)
+
+
+def test_worlds_begun_at_different_times_are_anchored_each_in_its_own(genie: Genie) -> None:
+    anchored, actions, prompts = replace(GREEDY, anchor_frames=2), actions_for(3 * WINDOW, 2), videos(2, 1)
+    rollout = Rollout(genie, 2, sampling=anchored)
+    rollout.reset(prompts)
+    rollout.step(actions[0])
+    rollout.reset(prompts[1:], mask=[False, True])  # a step later than the other one
+    alone = Rollout(genie, 1, sampling=anchored)
+    alone.reset(prompts[1:])
+    for action in actions:
+        rollout.step(action)
+        alone.step(action[1:])
+        assert torch.equal(rollout.tokens[1], alone.tokens[0])
+
+
+def test_anchoring_with_a_whole_window_is_refused(genie: Genie) -> None:
+    with pytest.raises(ValueError, match="asks for fewer"):
+        Rollout(genie, 1, sampling=replace(GREEDY, anchor_frames=WINDOW))
+    with pytest.raises(ValueError, match="at least 2 frames"):
+        SamplingConfig(anchor_frames=1)
