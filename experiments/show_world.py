@@ -93,11 +93,11 @@ def main() -> None:
     settings.output.mkdir(parents=True, exist_ok=True)
     if not all(0 <= prompt < len(genie.prompts) for prompt in settings.prompts):
         raise SystemExit(f"{settings.model} has prompts 0 ... {len(genie.prompts) - 1}, not {settings.prompts}: choose some of those")
-    save(film_strips(clip_rows(genie, settings)), settings.output / "reconstruction.png")
+    save(film_strips(clip_rows(genie, settings)).quantize(), settings.output / "reconstruction.png")
     bank = [(str(index * PROMPTS_PER_ROW), frames) for index, frames in enumerate(genie.prompts.split(PROMPTS_PER_ROW))]
-    save(film_strips(bank), settings.output / "prompts.png")
+    save(film_strips(bank).quantize(), settings.output / "prompts.png")
     rows = [row for prompt in settings.prompts for row in action_rows(genie, genie.prompts[prompt], settings.repeats, settings.seed)]
-    save(film_strips(rows), settings.output / "actions.png")
+    save(film_strips(rows).quantize(), settings.output / "actions.png")
 
     rollout, generator = Rollout(genie, settings.worlds), np.random.default_rng(settings.seed)
     pictures = [rollout.reset(seeds=range(settings.seed, settings.seed + settings.worlds))]

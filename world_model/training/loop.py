@@ -78,7 +78,8 @@ def train(
         while step < config.steps:
             state.set_learning_rate(step)
             loss, metrics = objective(next(batches))
-            model.zero_grad(set_to_none=True)
+            for optimizer in state.optimizers:
+                optimizer.zero_grad(set_to_none=True)  # not the model, in which FSDP shows other tensors between forward and backward
             fabric.backward(loss)
             norm = nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip)
             for optimizer in state.optimizers:
