@@ -66,6 +66,8 @@ class Settings:
     """MaskGIT steps a frame, instead of the model's own"""
     temperature: float | None = None
     """temperature of the tokens, instead of the model's own"""
+    anchor_frames: int | None = None
+    """frames with which a past that fills the window begins anew, instead of the model's own number; 0: it never does"""
     seed: int = 0
     """seed of recording and of sampling"""
 
@@ -224,8 +226,11 @@ def plot(found: Found, lengths: tuple[int, ...], real: Videos, imagined: Videos,
 def main() -> None:
     settings = tyro.cli(Settings, description=__doc__)
     genie = Genie.from_pretrained(settings.model).to("cuda" if torch.cuda.is_available() else "cpu")
-    changed = {"steps": settings.steps, "temperature": settings.temperature}
-    sampling = dataclasses.replace(genie.config.sampling, **{name: value for name, value in changed.items() if value is not None})
+    changed = {"steps": settings.steps, "temperature": settings.temperature, "anchor_frames": settings.anchor_frames}
+    changed = {name: value for name, value in changed.items() if value is not None}
+    if settings.anchor_frames == 0:
+        changed["anchor_frames"] = None
+    sampling = dataclasses.replace(genie.config.sampling, **changed)
     episodes = long_episodes(settings)
     frames = torch.from_numpy(np.concatenate(list(episodes.values())))
     labeller = LatentActionLabeller(genie.latent_action_model, identity=settings.model, device=genie.prompts.device)

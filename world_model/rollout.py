@@ -120,8 +120,7 @@ class Rollout:
             if prompts.shape[1] > 1:
                 actions_RPE = actions_to_frames(self.genie.latent_action_model.encode(prompts).vectors)
             tokens_RPN, actions_RPE = tokens_RPN[:, -self.max_prompt_frames :], actions_RPE[:, -self.max_prompt_frames :]
-            previous_RPN = previous_tokens(tokens_RPN, self.genie.dynamics.config.mask_token)
-            self._begin_past(rows, tokens_RPN, actions_RPE)
+            previous_RN = self._begin_past(rows, tokens_RPN, actions_RPE)
             shown_RPN = tokens_RPN[:, -self._drawn.window :]
             drawn = self._drawn.restart(rows, shown_RPN.shape[1])
             images = self.genie.tokenizer.decode(shown_RPN, drawn)
@@ -130,7 +129,7 @@ class Rollout:
         tokens, action, confidence, previous = (
             part.clone() for part in (self._last.tokens, self._last.action, self._last.confidence, self._last.previous)
         )
-        tokens[rows], action[rows], confidence[rows], previous[rows] = tokens_RPN[:, -1], actions_RPE[:, -1], 1.0, previous_RPN[:, -1]
+        tokens[rows], action[rows], confidence[rows], previous[rows] = tokens_RPN[:, -1], actions_RPE[:, -1], 1.0, previous_RN
         self._last = Frame(tokens, action, confidence, previous)
         self._recent_tokens, self._recent_actions = self._recent_tokens.clone(), self._recent_actions.clone()
         if num_recent := min(tokens_RPN.shape[1], self._recent_tokens.shape[1]):
@@ -186,6 +185,9 @@ class Rollout:
         """Return to a state that `get_state` of a Rollout with as many worlds of the same Genie gave."""
         if state.frames.shape != self.frames.shape:
             raise ValueError(f"the state holds worlds of shape {tuple(state.frames.shape)} and this rollout {tuple(self.frames.shape)}")
+        if state.recent_tokens.shape != self._recent_tokens.shape:
+            kept, needed = state.recent_tokens.shape[1], self._recent_tokens.shape[1]
+            raise ValueError(f"the state keeps {kept} recent frames and this rollout {needed}: use the same sampling.anchor_frames in both")
         every = torch.arange(self.num_worlds, device=self.device)
         self._past, self._drawn = state.past.take(every), state.drawn.take(every)
         self._last, self.frames = state.last, state.frames
@@ -194,16 +196,17 @@ class Rollout:
             generator.set_state(saved)
         self._begun = state.begun.clone()
 
-    def _begin_past(self, rows: Tensor, tokens_RPN: Tensor, actions_RPE: Tensor) -> None:
-        """Let the past of the worlds `rows` be that of clips of these frames alone."""
+    def _begin_past(self, rows: Tensor, tokens_RPN: Tensor, actions_RPE: Tensor) -> Tensor:
+        """Let the past of the worlds `rows` be that of clips of these frames alone; the tokens (R, N) before their last frame."""
         # The last frame is not yet part of the past: the first pass over its successor puts it there.
         num_past = tokens_RPN.shape[1] - 1
         past = self._past.restart(rows, num_past)
+        previous_RPN = previous_tokens(tokens_RPN, self.genie.dynamics.config.mask_token)
         if num_past:
-            previous_RPN = previous_tokens(tokens_RPN, self.genie.dynamics.config.mask_token)
             self.genie.dynamics.hidden(tokens_RPN[:, :-1], actions_RPE[:, :-1], previous_RPN[:, :-1], past)
             past.advance(num_past)
         self._past.put(rows, past)
+        return previous_RPN[:, -1]
 
     def _anchor(self) -> None:
         """Begin the past of worlds that have filled the window anew, with their last frames (see SamplingConfig.anchor_frames)."""

@@ -75,10 +75,23 @@ def test_a_world_is_shown(world, tmp_path):
 
 @pytest.mark.slow
 def test_drift_is_measured_over_the_length_of_a_rollout(world, tmp_path):
-    result = run("evaluate_drift.py", *common(world, tmp_path), "--lengths", "10", "13", "--worlds", "1", "--temperature", "0")
+    result = run(
+        "evaluate_drift.py",
+        *common(world, tmp_path),
+        "--lengths",
+        "10",
+        "13",
+        "--worlds",
+        "1",
+        "--temperature",
+        "0",
+        "--anchor-frames",
+        "0",
+    )
     assert result.returncode == 0, result.stderr
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["worlds"] == ["easy, random", "easy, sticky"] and results["sampling"]["temperature"] == 0
+    assert results["sampling"]["anchor_frames"] is None and coinrun_small().sampling.anchor_frames is not None
     assert list(results["figures"]) == ["all", "easy"] and list(results["figures"]["all"]) == ["9", "10", "11", "12", "13"]
     for figures_of in results["figures"]["all"].values():
         assert {"psnr", "token_distance", "actions_seen", "sharpness", "movement"} <= set(figures_of["imagined"])

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 from unittest.mock import patch
@@ -131,6 +132,8 @@ def main(folder: Path) -> None:
     _, results["fsdp rest"] = run(folder, "ema", fsdp, checkpoint=folder / "fsdp")
     with pytest.raises(ValueError, match="codebook_update='ema', or strategy='ddp'"):
         run(folder, "gradient", fsdp)
+    with pytest.raises(ValueError, match="FSDP splits them"):
+        train(SmallModel("ema"), loss_function, iter(()), replace(CONFIG, muon_learning_rate=0.02), fabric=fsdp)
     with pytest.raises(ValueError, match="needs a folder"):
         run(folder, "ema", fsdp, checkpoint=folder / "ddp.safetensors")
     with pytest.raises(ValueError, match="torchrun started 2 processes"):

@@ -446,6 +446,8 @@ def test_an_anchored_world_never_sees_a_longer_past_than_the_window(genie: Genie
     for action in actions[2 * WINDOW :]:
         rollout.step(action)
     assert torch.equal(rollout.tokens, last)
+    with pytest.raises(ValueError, match="the same sampling.anchor_frames"):
+        Rollout(genie, 2, sampling=GREEDY).set_state(state)
 
 
 def test_worlds_begun_at_different_times_are_anchored_each_in_its_own(genie: Genie) -> None:

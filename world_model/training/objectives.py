@@ -73,7 +73,7 @@ def dynamics_objective(
                 tokens = model.tokenizer.encode(frames).indices
             mask_token, seeds = model.dynamics.config.mask_token, torch.from_numpy(batch.seeds)
             mask = draw_mask(tuple(tokens.shape), seeds).to(frames.device)
-            seen = corrupt_tokens(tokens, seeds, num_codes=mask_token, max_rate=max_corruption)
+            seen = corrupt_tokens(tokens, seeds, num_codes=mask_token, max_rate=max_corruption) if max_corruption else tokens
             loss, metrics = torch.zeros((), device=frames.device), dict[str, Tensor]()
             if latent_actions == "joint":
                 output = model.latent_action_model(frames)
