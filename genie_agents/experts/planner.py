@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
-from genie_agents.coinrun import LEFT, LEFT_UP, NOOP, RIGHT, RIGHT_UP, UP
+from genie_agents.coinrun import LEFT, LEFT_UP, NOOP, RIGHT, RIGHT_UP, TAKE_OFFS, UP
 from genie_agents.experts.game_state import COIN, WALL_MID, WALL_TOP, GameState, read_state
 from genie_agents.experts.physics import (
     COLLECTED,
@@ -39,12 +39,10 @@ from genie_agents.experts.physics import (
     walk_enemies,
 )
 
-_ON_GROUND = np.array([RIGHT, RIGHT_UP, NOOP, LEFT, UP, LEFT_UP])
-_IN_AIR = np.array([RIGHT, NOOP, LEFT])
 _LONGEST_PLAN = 500
 _NOTHING, _GOAL = -1, -1
 
-Prices = tuple[float, ...]  # the values of PlannerConfig in their order
+Prices = tuple[float, ...]  # the values of PlannerConfig in their order, `keys` left out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +50,7 @@ class PlannerConfig:
     """Prices, in steps, of what an imitable play avoids, and the limits of the search.
 
     Raises:
-        ValueError: a price, margin or weight is negative, or `max_nodes` is below 1.
+        ValueError: a price, margin or weight is negative, `max_nodes` is below 1, or `keys` lacks RIGHT or holds what is no key.
     """
 
     jump_cost: float = 3.0
@@ -79,11 +77,17 @@ class PlannerConfig:
     """Weight of the distance to the coin; above 1 the search is faster and the plan a little dearer than the best."""
     max_nodes: int = 200_000
     """States to look at before giving up."""
+    keys: tuple[int, ...] = (RIGHT, RIGHT_UP, NOOP, LEFT, UP, LEFT_UP)
+    """Actions that a plan may take; those with UP on the ground alone."""
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            if not getattr(self, field.name) >= 0:
-                raise ValueError(f"{field.name} must be 0 or more, got {getattr(self, field.name)}")
+        for name, value in dataclasses.asdict(self).items():
+            if name != "keys" and not value >= 0:
+                raise ValueError(f"{name} must be 0 or more, got {value}")
+        if RIGHT not in self.keys or not set(self.keys) <= {RIGHT, RIGHT_UP, NOOP, LEFT, UP, LEFT_UP}:
+            raise ValueError(
+                f"keys must hold RIGHT ({RIGHT}), and of the others only RIGHT+UP, no key, LEFT, UP and LEFT+UP; got {self.keys}"
+            )
         if self.max_nodes < 1:
             raise ValueError(f"max_nodes must be at least 1, got {self.max_nodes}")
 
@@ -131,7 +135,9 @@ class Planner:
 
     def __init__(self, config: PlannerConfig = PlannerConfig()) -> None:
         self.config = config
-        self._prices = tuple(float(value) for value in dataclasses.astuple(config))
+        self._prices = tuple(float(value) for name, value in dataclasses.asdict(config).items() if name != "keys")
+        self._on_ground = np.array(config.keys)
+        self._in_air = np.array([key for key in config.keys if key not in TAKE_OFFS])
 
     def plan(self, state: bytes, *, sight: float = math.inf) -> np.ndarray | None:
         """Find the way to the coin.
@@ -147,12 +153,25 @@ class Planner:
         Raises:
             ValueError: `state` is no CoinRun state.
         """
-        now = read_state(state).within_sight(sight)
-        if not np.any(now.grid == COIN):  # nothing but walls where the sight ends
-            return None
-        level = _look_ahead(now, min(_LONGEST_PLAN, now.steps_left))
-        actions_T = _search((now.x, now.y, now.vx, now.vy, now.on_crate), level, self._prices)
+        actions_T, _ = self._find_way(read_state(state).within_sight(sight), _NOTHING)
         return actions_T if len(actions_T) else None
+
+    def cost(self, state: bytes, *, first_action: int) -> float:
+        """What the way to the coin costs that begins with `first_action`, in the prices of the configuration; `inf` without a way.
+
+        Raises:
+            ValueError: `state` is no CoinRun state, or `first_action` is not one of the configuration's keys.
+        """
+        if first_action not in self.config.keys:
+            raise ValueError(f"first_action {first_action} is not one of this planner's keys, {self.config.keys}")
+        return self._find_way(read_state(state), first_action)[1]
+
+    def _find_way(self, now: GameState, first_action: int) -> tuple[np.ndarray, float]:
+        if not np.any(now.grid == COIN):  # nothing but walls where the sight ends
+            return np.empty(0, np.int64), math.inf
+        level = _look_ahead(now, min(_LONGEST_PLAN, now.steps_left))
+        body = (now.x, now.y, now.vx, now.vy, now.on_crate)
+        return _search(body, level, self._prices, self._on_ground, self._in_air, first_action)
 
 
 @njit(cache=True)
@@ -251,8 +270,10 @@ def _trace(node: int, parents: np.ndarray, actions: np.ndarray) -> np.ndarray:
 
 
 @njit(cache=True)
-def _search(start: Body, level: _Level, prices: Prices) -> np.ndarray:
-    """A* from `start`; the actions to the coin, empty when none were found."""
+def _search(
+    start: Body, level: _Level, prices: Prices, on_ground: np.ndarray, in_air: np.ndarray, first_action: int
+) -> tuple[np.ndarray, float]:
+    """A* from `start`; the actions to the coin and their cost, empty and infinite when none were found."""
     jump_cost, heuristic_weight, capacity = prices[0], prices[10], int(prices[11])
     bodies, on_crates = np.empty((capacity, 4), np.float32), np.empty(capacity, np.bool_)
     parents, actions, times, buckets, jumps_ahead = np.empty((5, capacity), np.int32)
@@ -271,18 +292,20 @@ def _search(start: Body, level: _Level, prices: Prices) -> np.ndarray:
         _, node = heapq.heappop(heap)
         time = times[node]
         if buckets[node] == _GOAL:
-            return _trace(node, parents, actions)
+            return _trace(node, parents, actions), costs[node]
         if costs[node] > cheapest[buckets[node]] or time == len(level.crate_grip_y_T):
             continue
         x, y, vx, vy = bodies[node]
         supported = has_support(x, y, vy, on_crates[node], level.grid_HW)
-        for action in _ON_GROUND if supported else _IN_AIR:
+        for action in on_ground if supported else in_air:
+            if node == 0 and first_action != _NOTHING and action != first_action:
+                continue
             after = step_agent(x, y, vx, vy, on_crates[node], action, level.crate_grip_y_T[time], level.grid_HW, level.crates)
             outcome = judge(after[0], after[1], level.hazards_x_TN[time + 1], level.hazards_y_N, level.grid_HW)
             if outcome == DIED:
                 continue
             if num_nodes == capacity:
-                return np.empty(0, np.int64)
+                return np.empty(0, np.int64), np.inf
             bucket, jumps, steps = _GOAL, 0, 0.0
             if outcome != COLLECTED:
                 jumps = _jumps_ahead(level, after, max(jumps_ahead[node] - (action % 3 == 2), 0))
@@ -303,4 +326,4 @@ def _search(start: Body, level: _Level, prices: Prices) -> np.ndarray:
             jumps_ahead[num_nodes], costs[num_nodes] = jumps, cost
             heapq.heappush(heap, (cost + heuristic_weight * (steps + jump_cost * jumps), num_nodes))
             num_nodes += 1
-    return np.empty(0, np.int64)
+    return np.empty(0, np.int64), np.inf

@@ -1,14 +1,18 @@
-"""Whoever plays the game while it is filmed, behind one interface: planners, random play, and experts trained by PPO."""
+"""Whoever plays the game while it is filmed, behind one interface: planners, random play, trained experts."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from genie_agents.coinrun import RIGHT, ProcgenEnv
 from genie_agents.experts.planner import Planner, PlannerConfig
+from genie_agents.experts.run_and_jump import RunAndJumpExpert
+from genie_agents.policy import Policy
+from world_model.serialization import CONFIG_FILE
 
 
 class Expert(Protocol):
@@ -86,12 +90,22 @@ PLANNERS = {"planner": PlannerExpert, "sighted_planner": SightedPlannerExpert}
 RANDOM_PLAYERS = {"random": 4, "sticky": 16}  # steps that a key is held at most
 
 
+SHIPPED = Path(__file__).parent / "pretrained"
+
+
 def make_expert(name: str, seed: int) -> Expert:
-    """ "planner", "sighted_planner", "random", "sticky" (random, keys held for long), or the folder of a PPO expert."""
+    """ "planner", "sighted_planner", "random", "sticky" (random, keys held for long), an apprentice that ships ("apprentice-easy",
+    "apprentice-hard"), or the folder of an expert trained by train_apprentice.py or train_ppo.py.
+
+    Raises FileNotFoundError when there is no such expert.
+    """
     if name in PLANNERS:
         return PLANNERS[name]()
     if name in RANDOM_PLAYERS:
         return RandomExpert(seed, max_hold=RANDOM_PLAYERS[name])
+    folder = SHIPPED / name if (SHIPPED / name).is_dir() else Path(name)
+    if (folder / CONFIG_FILE).is_file():
+        return RunAndJumpExpert(Policy.from_pretrained(folder))
     from genie_agents.experts.ppo import PPOExpert  # here, because Stable-Baselines3 is slow to import and seldom needed
 
-    return PPOExpert(name)
+    return PPOExpert(folder)

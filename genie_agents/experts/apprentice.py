@@ -1,0 +1,176 @@
+"""An expert that sees only pictures, taught by the planner, which knows the whole level (AggreVaTe; Ross & Bagnell 2014, section 2).
+
+The apprentice plays CoinRun by running and jumping. Wherever it stands, the planner says what each of the two keys would cost, played
+well from there on, and the apprentice learns to expect that cost from the picture. What the picture does not show, a pit
+behind its edge, is averaged over all levels that look the same: the apprentice takes the risks that are worth taking and no others,
+and every reason that it has can be seen. It learns on the states that its own play leads to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from genie_agents.coinrun import DEMONSTRATION_LEVELS, ProcgenEnv
+from genie_agents.experts.planner import Planner, PlannerConfig
+from genie_agents.experts.run_and_jump import KEYS, RunAndJump
+from genie_agents.policy import Policy, PolicyConfig
+from world_model.precision import bf16_autocast
+from world_model.training import TrainingConfig, train
+
+COST_OF_LOSING = 150.0
+"""In the planner's prices, whose unit is a step: what a needless jump or a wait may cost before a risk is the better choice."""
+HIGHEST_REGRET = 30.0
+
+
+@dataclass(frozen=True)
+class ApprenticeBatch:
+    """frames (B, 2, 64, 64, 3) uint8; costs (B, 2): of each key above the better one, as a share of the cost of losing; the share of
+    the last episodes that were solved."""
+
+    frames: Tensor
+    costs: Tensor
+    solved: float
+
+
+def label(planner: Planner, state: bytes) -> np.ndarray | None:
+    """costs (2,) of the keys in a saved state, in 0 ... 1, where 1 loses the level; None where both do."""
+    costs = np.array([planner.cost(state, first_action=key) for key in KEYS])
+    if np.isinf(costs).all():
+        return None
+    regrets = np.minimum(costs - costs.min(), HIGHEST_REGRET) / COST_OF_LOSING
+    return np.where(np.isinf(costs), 1.0, regrets).astype(np.float32)
+
+
+class ApprenticeBatches:
+    """Every batch plays one step in all games with the policy as it is, has it labelled, and is drawn from all that is remembered.
+
+    A game that can no longer be won is given up. The memory is not saved: a resumed run fills it anew, on other levels.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        difficulty: str,
+        level_seeds: Sequence[int],
+        num_envs: int,
+        batch_size: int,
+        memory_size: int,
+        exploration: float,
+        seed: int,
+    ) -> None:
+        if not 1 <= batch_size <= memory_size:
+            raise ValueError(f"batch_size {batch_size} must lie between 1 and memory_size {memory_size}")
+        if not 0 <= exploration <= 1:
+            raise ValueError(f"exploration is {exploration}; give the share of random keys, from 0 to 1")
+        self.policy, self.batch_size, self.exploration, self.seed = policy, batch_size, exploration, seed
+        self._planner = Planner(PlannerConfig(keys=KEYS, max_nodes=20_000))
+        self._envs = [RunAndJump(ProcgenEnv(difficulty=difficulty, level_seeds=level_seeds)) for _ in range(num_envs)]
+        self._frames = np.empty((memory_size, 2, 64, 64, 3), dtype=np.uint8)
+        self._costs = np.empty((memory_size, len(KEYS)), dtype=np.float32)
+        self.load_state_dict({"num_states": 0})
+
+    def _begin(self) -> None:
+        self._generator = np.random.default_rng((self.seed, self.num_states))
+        seeds = self._generator.integers(2**31, size=len(self._envs))
+        self._obs = np.stack([env.reset(seed=int(seed))[0] for env, seed in zip(self._envs, seeds, strict=True)])
+        self._remembered, self._solved = 0, [0.0]
+
+    @torch.inference_mode()
+    def _act(self) -> np.ndarray:
+        device = next(self.policy.parameters()).device
+        logits = self.policy(torch.from_numpy(self._obs).to(device), torch.full((len(self._obs), 2), -1, device=device))[:, -1]
+        chosen, drawn = logits.argmax(-1).cpu().numpy(), self._generator.integers(len(KEYS), size=len(self._obs))
+        return np.where(self._generator.random(len(self._obs)) < self.exploration, drawn, chosen)
+
+    def _play(self) -> None:
+        actions = self._act()
+        for index, env in enumerate(self._envs):
+            costs = label(self._planner, env.env.get_state().simulator)
+            ended, solved = costs is None, False
+            if costs is not None:
+                place = self._remembered % len(self._frames)
+                self._frames[place], self._costs[place] = self._obs[index], costs
+                self._remembered += 1
+                self._obs[index], _, terminated, truncated, info = env.step(actions[index])
+                ended, solved = terminated or truncated, info["level_solved"]
+            if ended:
+                self._solved = [*self._solved[-499:], float(solved)]
+                self._obs[index] = env.reset()[0]
+        self.num_states += len(self._envs)
+
+    def __next__(self) -> ApprenticeBatch:
+        self._play()
+        while self._remembered < self.batch_size:
+            self._play()
+        samples = self._generator.integers(min(self._remembered, len(self._frames)), size=self.batch_size)
+        frames, costs = torch.from_numpy(self._frames[samples]), torch.from_numpy(self._costs[samples])
+        return ApprenticeBatch(frames, costs, float(np.mean(self._solved)))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"num_states": self.num_states}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.num_states = state["num_states"]
+        self._begin()
+
+
+def apprentice_loss(policy: torch.nn.Module, batch: ApprenticeBatch) -> tuple[Tensor, dict[str, Tensor]]:
+    """Cross-entropy of the costs, so that the sigmoid of a negated logit comes to be the cost expected of its key."""
+    device = next(policy.parameters()).device
+    frames, costs = batch.frames.to(device), batch.costs.to(device)
+    with bf16_autocast(device):
+        logits = policy(frames, torch.full(frames.shape[:2], -1, device=device))[:, -1]
+    loss = F.binary_cross_entropy_with_logits(-logits.float(), costs)
+    return loss, {"solved": torch.tensor(batch.solved, device=device)}
+
+
+def train_apprentice(
+    folder: str | Path,
+    policy_config: PolicyConfig,
+    training_config: TrainingConfig,
+    *,
+    difficulty: str = "easy",
+    level_seeds: Sequence[int] = DEMONSTRATION_LEVELS,
+    num_envs: int = 32,
+    batch_size: int = 256,
+    memory_size: int = 200_000,
+    exploration: float = 0.2,
+    minutes: float | None = None,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    on_step: Callable[[int, dict[str, Tensor]], None] | None = None,
+) -> Policy:
+    """Teach a policy of the two-key game and save it in `folder`; called again with the same folder, it goes on where it stopped.
+
+    A step plays `num_envs` decisions, a share of `exploration` drawn at random, and learns from `batch_size` of the last `memory_size`
+    ones (24 KiB of memory each). The learning rate follows `training_config.steps`, whenever `minutes` end a call.
+
+    Raises:
+        ValueError: a policy of another shape than the two-key game's, or a checkpoint of another configuration.
+    """
+    folder = Path(folder)
+    with torch.random.fork_rng(devices=[]):  # initial weights come from `seed` and leave the caller's generator alone
+        torch.manual_seed(seed)
+        policy = Policy(policy_config).to(device)
+    batches = ApprenticeBatches(
+        policy,
+        difficulty=difficulty,
+        level_seeds=level_seeds,
+        num_envs=num_envs,
+        batch_size=batch_size,
+        memory_size=memory_size,
+        exploration=exploration,
+        seed=seed,
+    )
+    train(policy, apprentice_loss, batches, training_config, checkpoint=folder / "checkpoint.safetensors", minutes=minutes, on_step=on_step)
+    policy.save_pretrained(folder)
+    return policy

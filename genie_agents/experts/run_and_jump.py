@@ -1,0 +1,104 @@
+"""CoinRun with two keys: run (RIGHT) or jump (RIGHT+UP), asked for on the ground alone; in the air RIGHT is held.
+
+Two keys solve practically every level (a planner that knows the whole level and has only these: 198 of 200 easy and 199 of 200 hard
+ones), and both can be seen in the picture: braking in the air, which cannot, is done without. Three frames in four are
+airborne, so a player asked only where an answer counts learns from a quarter of the frames.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+
+from genie_agents.coinrun import MAX_EPISODE_STEPS, RIGHT, RIGHT_UP, ProcgenEnv
+from genie_agents.experts.game_state import read_state
+from genie_agents.experts.physics import has_support, step_agent, walk_enemies
+from genie_agents.policy import Policy
+
+KEYS = (RIGHT, RIGHT_UP)
+
+
+class AgentTracker:
+    """Follows the agent from a saved state on by its physics: says what a newly saved state would, a hundred times faster."""
+
+    def __init__(self, env: ProcgenEnv) -> None:
+        now = read_state(env.get_state().simulator)
+        self._grid, self._crates = now.grid, now.crates
+        _, self._crate_grip_y_T = walk_enemies(now.enemies, now.grid, now.crates, MAX_EPISODE_STEPS)
+        self._body, self._time = (now.x, now.y, now.vx, now.vy, now.on_crate), 0
+
+    def step(self, action: int) -> None:
+        *body, on_crate = step_agent(*self._body, action, self._crate_grip_y_T[self._time], self._grid, self._crates)
+        x, y, vx, vy = map(np.float32, body)  # compiled code hands float32 back as Python's float
+        self._body, self._time = (x, y, vx, vy, on_crate), self._time + 1
+
+    @property
+    def on_ground(self) -> bool:
+        x, y, _, vy, on_crate = self._body
+        return bool(has_support(x, y, vy, on_crate, self._grid))
+
+
+class RunAndJump(gymnasium.Wrapper[np.ndarray, np.int64, np.ndarray, np.int64]):
+    """One step is one decision: 0 runs, 1 jumps, and the game goes on until the agent stands again.
+
+    Observations (2, 64, 64, 3) uint8: the game's frame before, and the present one.
+    """
+
+    env: ProcgenEnv
+
+    def __init__(self, env: ProcgenEnv) -> None:
+        if env.game != "coinrun":
+            raise ValueError(f"only CoinRun can be played by running and jumping alone, not {env.game!r}")
+        super().__init__(env)
+        self.observation_space = gymnasium.spaces.Box(0, 255, (2, 64, 64, 3), np.uint8)
+        self.action_space = gymnasium.spaces.Discrete(len(KEYS))
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        frame, info = self.env.reset(seed=seed, options=options)
+        self._frames = [frame, frame]
+        self._agent = AgentTracker(self.env)
+        return np.stack(self._frames), info
+
+    def step(self, action: np.int64 | int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        key = KEYS[action]
+        while True:
+            frame, reward, terminated, truncated, info = self.env.step(key)
+            self._frames = [self._frames[1], frame]
+            self._agent.step(key)
+            if terminated or truncated or self._agent.on_ground:
+                return np.stack(self._frames), reward, terminated, truncated, info
+            key = RIGHT
+
+
+class RunAndJumpExpert:
+    """A policy of this two-key game as an `Expert`: the better key by its logits wherever it stands, RIGHT in the air.
+
+    Raises ValueError for a policy of another number of actions or frames.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        if (policy.config.num_actions, policy.config.num_frames) != (len(KEYS), 2):
+            raise ValueError(
+                f"a policy of {policy.config.num_actions} actions and {policy.config.num_frames} frames does not play the game of 2 keys "
+                "and 2 frames; train one with experiments/train_apprentice.py"
+            )
+        self.policy = policy.eval()
+
+    def begin(self, env: ProcgenEnv) -> bool:
+        self._agent = AgentTracker(env)
+        self._frame_before: np.ndarray | None = None
+        return True
+
+    @torch.inference_mode()
+    def act(self, obs: np.ndarray) -> int:
+        action = RIGHT
+        if self._agent.on_ground:
+            frames = np.stack([obs if self._frame_before is None else self._frame_before, obs])
+            logits = self.policy(torch.from_numpy(frames)[None], torch.full((1, 2), -1))[0, -1]
+            action = KEYS[int(logits.argmax())]
+        self._frame_before = obs
+        self._agent.step(action)
+        return action

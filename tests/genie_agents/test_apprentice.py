@@ -1,0 +1,180 @@
+"""The two-key game asks only where an answer counts; the planner's answers are true; an apprentice learns from them and plays."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from genie_agents.coinrun import NOOP, RIGHT, RIGHT_UP, ProcgenEnv
+from genie_agents.experts.apprentice import ApprenticeBatches, apprentice_loss, label, train_apprentice
+from genie_agents.experts.game_state import read_state
+from genie_agents.experts.planner import Planner, PlannerConfig
+from genie_agents.experts.players import make_expert
+from genie_agents.experts.run_and_jump import KEYS, AgentTracker, RunAndJump, RunAndJumpExpert
+from genie_agents.policy import Policy, PolicyConfig
+from world_model.training import TrainingConfig
+
+TINY = PolicyConfig(num_actions=2, hidden=16)
+BOTH = pytest.mark.parametrize("difficulty", ["easy", "hard"])
+
+
+def vertical_speed(env):
+    return read_state(env.get_state().simulator).vy
+
+
+@BOTH
+def test_the_tracker_follows_the_game(difficulty):
+    env, rng, compared = ProcgenEnv(difficulty=difficulty), np.random.default_rng(0), 0
+    for level_seed in range(900_000, 900_020):
+        env.reset(options={"level_seed": level_seed})
+        agent, ended = AgentTracker(env), False
+        while not ended:
+            action = int(rng.choice([RIGHT, RIGHT, RIGHT_UP]))
+            *_, terminated, truncated, _ = env.step(action)
+            agent.step(action)
+            ended = terminated or truncated or env.elapsed_steps > 200
+            if not (terminated or truncated):
+                assert agent.on_ground == AgentTracker(env).on_ground
+                compared += 1
+    assert compared > 500
+
+
+@BOTH
+def test_it_asks_on_the_ground_only_and_shows_the_last_two_frames(difficulty):
+    env, plain = RunAndJump(ProcgenEnv(difficulty=difficulty)), ProcgenEnv(difficulty=difficulty)
+    rng, jumps = np.random.default_rng(1), 0
+    for level_seed in range(900_000, 900_010):
+        obs, _ = env.reset(options={"level_seed": level_seed})
+        frame, _ = plain.reset(options={"level_seed": level_seed})
+        np.testing.assert_array_equal(obs, [frame, frame])
+        ended = False
+        while not ended:
+            action, before = int(rng.random() < 0.3), env.env.elapsed_steps
+            obs, reward, terminated, truncated, info = env.step(action)
+            ended = terminated or truncated
+            for step in range(env.env.elapsed_steps - before):
+                assert step == 0 or vertical_speed(plain) != 0 or not AgentTracker(plain).on_ground
+                earlier, (frame, plain_reward, *_) = frame, plain.step(KEYS[action] if step == 0 else RIGHT)
+            np.testing.assert_array_equal(obs, [earlier, frame])
+            assert reward == plain_reward and info["level_solved"] == (reward == 10)
+            assert ended or vertical_speed(env.env) == 0
+            jumps += env.env.elapsed_steps - before > 5
+    assert jumps > 10
+
+
+def test_another_game_has_no_two_keys():
+    with pytest.raises(ValueError, match="'climber'"):
+        RunAndJump(ProcgenEnv("climber"))
+
+
+@BOTH
+def test_the_cost_of_a_first_action_is_that_of_the_best_plan_that_begins_with_it(difficulty):
+    env, rng = ProcgenEnv(difficulty=difficulty), np.random.default_rng(2)
+    planner = Planner(PlannerConfig(keys=KEYS, heuristic_weight=1.0))
+    dearer = lost = 0
+    for level_seed in range(900_000, 900_015):
+        env.reset(options={"level_seed": level_seed})
+        for _ in range(4):
+            state = env.get_state()
+            costs = {key: planner.cost(state.simulator, first_action=key) for key in KEYS}
+            plan = planner.plan(state.simulator)
+            if plan is None:
+                assert set(costs.values()) == {math.inf}
+                break
+            assert set(plan.tolist()) <= set(KEYS)
+            if AgentTracker(env).on_ground:
+                assert costs[plan[0]] == min(costs.values())
+                dearer += costs[RIGHT] != costs[RIGHT_UP]
+            for key, cost in costs.items():
+                if math.isinf(cost):
+                    env.step(key)  # without a way now, there is none a step later either
+                    if not env._ended:
+                        lost += planner.plan(env.get_state().simulator) is None
+                    env.set_state(state)
+            *_, terminated, truncated, _ = env.step(int(rng.choice(KEYS)))
+            if terminated or truncated:
+                break
+    assert dearer > 10
+    with pytest.raises(ValueError, match="first_action 4"):
+        planner.cost(state.simulator, first_action=NOOP)
+    with pytest.raises(ValueError, match="keys"):
+        PlannerConfig(keys=(RIGHT_UP,))
+
+
+def test_labels_are_shares_of_a_lost_level():
+    env, planner = RunAndJump(ProcgenEnv()), Planner(PlannerConfig(keys=KEYS))
+    labels = []
+    for level_seed in range(900_000, 900_030):
+        env.reset(options={"level_seed": level_seed})
+        ended = False
+        while not ended:
+            costs = label(planner, env.env.get_state().simulator)
+            if costs is None:
+                break
+            labels.append(costs)
+            *_, terminated, truncated, _ = env.step(int(costs.argmin()))
+            ended = terminated or truncated
+    labels = np.array(labels)
+    assert ((labels >= 0) & (labels <= 1)).all() and (labels.min(axis=1) == 0).all()
+    assert (labels == 1).any() and ((labels > 0) & (labels <= 0.2)).any() and not ((labels > 0.2) & (labels < 1)).any()
+
+
+def make_batches(policy, **changes):
+    options = {"num_envs": 4, "batch_size": 8, "memory_size": 64, "exploration": 0.5, "seed": 0} | changes
+    return ApprenticeBatches(policy, difficulty="easy", level_seeds=range(20_000, 20_100), **options)
+
+
+def test_batches_are_seeded_and_bad_settings_are_refused():
+    torch.manual_seed(0)
+    policy = Policy(TINY)
+    first, again = make_batches(policy), make_batches(policy)
+    for _ in range(20):  # more than the memory holds
+        a, b = next(first), next(again)
+        assert torch.equal(a.frames, b.frames) and torch.equal(a.costs, b.costs)
+        loss, metrics = apprentice_loss(policy, a)
+        assert loss.isfinite() and 0 <= metrics["solved"] <= 1
+    with pytest.raises(ValueError, match="batch_size 8 .* memory_size 4"):
+        make_batches(policy, memory_size=4)
+    with pytest.raises(ValueError, match="exploration is 2"):
+        make_batches(policy, exploration=2)
+
+
+@pytest.mark.slow
+def test_an_apprentice_learns_what_its_teacher_answers_goes_on_and_plays(tmp_path):
+    """On four levels it soon expects which key loses; afterwards it plays them better than at random, loaded by its folder."""
+    levels = range(30_000, 30_004)
+    config = TrainingConfig(steps=300, learning_rate=1e-3, warmup_steps=10)
+    options = {"level_seeds": levels, "num_envs": 8, "batch_size": 64, "memory_size": 5_000}
+    losses = []
+
+    def on_step(step, metrics):
+        losses.append(metrics["loss"].item())
+        if step == 100 and len(losses) == 100:
+            raise KeyboardInterrupt  # the checkpoint of the last minute is lost, the folder is not
+
+    with pytest.raises(KeyboardInterrupt):
+        train_apprentice(tmp_path, TINY, config, on_step=on_step, **options)
+    train_apprentice(tmp_path, TINY, config, on_step=on_step, minutes=0, **options)
+    assert len(losses) < 300
+    train_apprentice(tmp_path, TINY, config, on_step=on_step, **options)
+    assert np.mean(losses[-20:]) < 0.5 * np.mean(losses[:20])
+    expert, env = make_expert(str(tmp_path), seed=0), ProcgenEnv()
+    assert isinstance(expert, RunAndJumpExpert)
+    solved = 0
+    for level_seed in levels:
+        obs, _ = env.reset(options={"level_seed": level_seed})
+        assert expert.begin(env)
+        ended = False
+        while not ended and env.elapsed_steps < 300:
+            on_ground, action = AgentTracker(env).on_ground, expert.act(obs)
+            assert action == RIGHT or (action == RIGHT_UP and on_ground)
+            obs, _, terminated, truncated, info = env.step(action)
+            ended = terminated or truncated
+        solved += info["level_solved"]
+    assert solved >= 2
+
+
+def test_a_policy_of_another_game_is_no_expert():
+    with pytest.raises(ValueError, match="15 actions"):
+        RunAndJumpExpert(Policy(PolicyConfig(num_actions=15, hidden=16)))
