@@ -37,6 +37,7 @@ from genie_agents.cloning import Videos, clone
 from genie_agents.coinrun import DEMONSTRATION_LEVELS, NUM_ACTIONS, RIGHT_UP, TEST_LEVELS, VALIDATION_LEVELS, WORLD_MODEL_LEVELS
 from genie_agents.demonstrations import RecordingConfig, open_videos, record_videos
 from genie_agents.evaluation import Agent, ClonedAgent, ConstantAgent, RandomAgent, evaluate
+from genie_agents.experts.players import identify_expert
 from genie_agents.policy import Policy
 from world_model import LatentActionLabeller
 from world_model.training import TrainingConfig, keep_freed_memory, train_latent_action_model
@@ -60,12 +61,14 @@ class Study:
                 for levels_done in record_videos(folder, levels, recording, expert=expert, seed=self.settings.seed):
                     bar.update(levels_done)
 
-        about = dataclasses.asdict(recording) | {"levels": [levels[0], levels[-1]], "expert": expert, "seed": self.settings.seed}
+        about = dataclasses.asdict(recording) | {"levels": [levels[0], levels[-1]], "seed": self.settings.seed}
+        about |= {"expert": identify_expert(expert)}
         return self.cache.stage(name, about, [], build)
 
     def demonstrations(self, difficulty: str) -> Path:
         recording = RecordingConfig(difficulty=difficulty, noise=self.settings.noise)
-        return self.videos(f"videos-{difficulty}", DEMONSTRATION_LEVELS[: self.settings.levels], recording, "sighted_planner")
+        expert = f"apprentice-{difficulty}" if self.settings.expert == "apprentice" else self.settings.expert
+        return self.videos(f"videos-{difficulty}", DEMONSTRATION_LEVELS[: self.settings.levels], recording, expert)
 
     def train_latent_action_model(self) -> Path:
         """Train on levels that cloning never sees: the noisy expert shows the game, random play what else the keys do."""

@@ -28,7 +28,10 @@ class Settings:
     """difficulties to record and to play, easy, hard or both; one policy is cloned from the videos of all of them"""
 
     levels: int = 8000
-    """levels recorded for cloning, per difficulty; the expert sees what the camera shows, and the levels that it loses are dropped"""
+    """levels recorded for cloning, per difficulty; the levels that the expert loses are dropped"""
+    expert: str = "apprentice"
+    """who plays in the videos: apprentice (those that ship: one for each difficulty), sighted_planner, planner, or the folder of an
+    expert trained by train_apprentice.py or train_ppo.py"""
     noise: float = 0.1
     """chance per step on the ground that random actions disturb the expert, off camera; the video goes on where it recovers"""
 

@@ -30,7 +30,7 @@ class Settings:
     difficulty: Literal["easy", "hard"] = "easy"
     minutes: float | None = None
     """end this call after so much time; the same command goes on"""
-    policy: PolicyConfig = PolicyConfig(num_actions=2)
+    policy: PolicyConfig = PolicyConfig(num_actions=4)
     training: TrainingConfig = TrainingConfig(steps=20_000, learning_rate=5e-4)
     num_envs: int = 32
     """decisions played, and labelled by the planner, in a step"""
@@ -38,7 +38,7 @@ class Settings:
     """decisions learned from in a step"""
     memory_size: int = 200_000
     """decisions remembered, 24 KiB each"""
-    exploration: float = 0.2
+    exploration: float = 0.1
     """share of decisions drawn at random"""
     seed: int = 0
 

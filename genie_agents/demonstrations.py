@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from genie_agents.coinrun import LEFT, LEFT_UP, NOOP, RIGHT, RIGHT_UP, TAKE_OFFS, UP, ProcgenEnv
 from genie_agents.experts.game_state import read_state
@@ -150,6 +151,7 @@ def record_shard(path: Path, expert: Expert, level_seeds: Sequence[int], config:
 
 
 def _record_shard_in_worker(path: Path, expert: str, level_seeds: Sequence[int], config: RecordingConfig, seed: int) -> None:
+    torch.set_num_threads(1)  # an expert's network looks at one frame at a time, and the other cores have workers of their own
     record_shard(path, make_expert(expert, seed + level_seeds[0]), level_seeds, config, seed)
 
 

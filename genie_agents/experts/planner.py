@@ -15,13 +15,14 @@ from __future__ import annotations
 import dataclasses
 import heapq
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
 
-from genie_agents.coinrun import LEFT, LEFT_UP, NOOP, RIGHT, RIGHT_UP, TAKE_OFFS, UP
+from genie_agents.coinrun import LEFT, LEFT_UP, NOOP, RIGHT, RIGHT_UP, UP
 from genie_agents.experts.game_state import COIN, WALL_MID, WALL_TOP, GameState, read_state
 from genie_agents.experts.physics import (
     COLLECTED,
@@ -39,10 +40,12 @@ from genie_agents.experts.physics import (
     walk_enemies,
 )
 
+_GROUND_KEYS = (RIGHT, RIGHT_UP, NOOP, LEFT, UP, LEFT_UP)
+_AIR_KEYS = (RIGHT, NOOP, LEFT)
 _LONGEST_PLAN = 500
 _NOTHING, _GOAL = -1, -1
 
-Prices = tuple[float, ...]  # the values of PlannerConfig in their order, `keys` left out
+Prices = tuple[float, ...]  # the values of PlannerConfig in their order, the keys left out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +53,7 @@ class PlannerConfig:
     """Prices, in steps, of what an imitable play avoids, and the limits of the search.
 
     Raises:
-        ValueError: a price, margin or weight is negative, `max_nodes` is below 1, or `keys` lacks RIGHT or holds what is no key.
+        ValueError: a price, margin or weight is negative, `max_nodes` is below 1, or a set of keys is empty or holds another key.
     """
 
     jump_cost: float = 3.0
@@ -77,19 +80,23 @@ class PlannerConfig:
     """Weight of the distance to the coin; above 1 the search is faster and the plan a little dearer than the best."""
     max_nodes: int = 200_000
     """States to look at before giving up."""
-    keys: tuple[int, ...] = (RIGHT, RIGHT_UP, NOOP, LEFT, UP, LEFT_UP)
-    """Actions that a plan may take; those with UP on the ground alone."""
+    ground_keys: tuple[int, ...] = _GROUND_KEYS
+    """Actions that a plan may take on the ground."""
+    air_keys: tuple[int, ...] = _AIR_KEYS
+    """Actions that a plan may take in the air."""
 
     def __post_init__(self) -> None:
-        for name, value in dataclasses.asdict(self).items():
-            if name != "keys" and not value >= 0:
-                raise ValueError(f"{name} must be 0 or more, got {value}")
-        if RIGHT not in self.keys or not set(self.keys) <= {RIGHT, RIGHT_UP, NOOP, LEFT, UP, LEFT_UP}:
-            raise ValueError(
-                f"keys must hold RIGHT ({RIGHT}), and of the others only RIGHT+UP, no key, LEFT, UP and LEFT+UP; got {self.keys}"
-            )
+        for name in _PRICES:
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
+        for name, known in (("ground_keys", _GROUND_KEYS), ("air_keys", _AIR_KEYS)):
+            if not getattr(self, name) or not set(getattr(self, name)) <= set(known):
+                raise ValueError(f"{name} must hold at least one of the actions {known}, and no other; got {getattr(self, name)}")
         if self.max_nodes < 1:
             raise ValueError(f"max_nodes must be at least 1, got {self.max_nodes}")
+
+
+_PRICES = tuple(field.name for field in dataclasses.fields(PlannerConfig) if not field.name.endswith("_keys"))
 
 
 class _Level(NamedTuple):
@@ -135,9 +142,8 @@ class Planner:
 
     def __init__(self, config: PlannerConfig = PlannerConfig()) -> None:
         self.config = config
-        self._prices = tuple(float(value) for name, value in dataclasses.asdict(config).items() if name != "keys")
-        self._on_ground = np.array(config.keys)
-        self._in_air = np.array([key for key in config.keys if key not in TAKE_OFFS])
+        self._prices = tuple(float(getattr(config, name)) for name in _PRICES)
+        self._keys = np.array(config.ground_keys), np.array(config.air_keys)
 
     def plan(self, state: bytes, *, sight: float = math.inf) -> np.ndarray | None:
         """Find the way to the coin.
@@ -153,25 +159,29 @@ class Planner:
         Raises:
             ValueError: `state` is no CoinRun state.
         """
-        actions_T, _ = self._find_way(read_state(state).within_sight(sight), _NOTHING)
+        now = read_state(state).within_sight(sight)
+        if not np.any(now.grid == COIN):  # nothing but walls where the sight ends
+            return None
+        actions_T, _ = _search(*_start(now), self._prices, *self._keys, np.empty(0, np.int64))
         return actions_T if len(actions_T) else None
 
-    def cost(self, state: bytes, *, first_action: int) -> float:
-        """What the way to the coin costs that begins with `first_action`, in the prices of the configuration; `inf` without a way.
+    def costs(self, state: bytes, beginnings: Sequence[Sequence[int]]) -> np.ndarray:
+        """What the ways to the coin cost that begin with these actions, in the prices of the configuration.
+
+        Returns:
+            (N,) float64, one for each beginning; `inf` without a way, as when an action is not among the configuration's keys where it
+            would be pressed.
 
         Raises:
-            ValueError: `state` is no CoinRun state, or `first_action` is not one of the configuration's keys.
+            ValueError: `state` is no CoinRun state.
         """
-        if first_action not in self.config.keys:
-            raise ValueError(f"first_action {first_action} is not one of this planner's keys, {self.config.keys}")
-        return self._find_way(read_state(state), first_action)[1]
+        start = _start(read_state(state))
+        return np.array([_search(*start, self._prices, *self._keys, np.array(first, dtype=np.int64))[1] for first in beginnings])
 
-    def _find_way(self, now: GameState, first_action: int) -> tuple[np.ndarray, float]:
-        if not np.any(now.grid == COIN):  # nothing but walls where the sight ends
-            return np.empty(0, np.int64), math.inf
-        level = _look_ahead(now, min(_LONGEST_PLAN, now.steps_left))
-        body = (now.x, now.y, now.vx, now.vy, now.on_crate)
-        return _search(body, level, self._prices, self._on_ground, self._in_air, first_action)
+
+def _start(now: GameState) -> tuple[Body, _Level]:
+    """Where a search begins."""
+    return (now.x, now.y, now.vx, now.vy, now.on_crate), _look_ahead(now, min(_LONGEST_PLAN, now.steps_left))
 
 
 @njit(cache=True)
@@ -271,7 +281,7 @@ def _trace(node: int, parents: np.ndarray, actions: np.ndarray) -> np.ndarray:
 
 @njit(cache=True)
 def _search(
-    start: Body, level: _Level, prices: Prices, on_ground: np.ndarray, in_air: np.ndarray, first_action: int
+    start: Body, level: _Level, prices: Prices, on_ground: np.ndarray, in_air: np.ndarray, first_actions: np.ndarray
 ) -> tuple[np.ndarray, float]:
     """A* from `start`; the actions to the coin and their cost, empty and infinite when none were found."""
     jump_cost, heuristic_weight, capacity = prices[0], prices[10], int(prices[11])
@@ -298,7 +308,7 @@ def _search(
         x, y, vx, vy = bodies[node]
         supported = has_support(x, y, vy, on_crates[node], level.grid_HW)
         for action in on_ground if supported else in_air:
-            if node == 0 and first_action != _NOTHING and action != first_action:
+            if time < len(first_actions) and action != first_actions[time]:
                 continue
             after = step_agent(x, y, vx, vy, on_crates[node], action, level.crate_grip_y_T[time], level.grid_HW, level.crates)
             outcome = judge(after[0], after[1], level.hazards_x_TN[time + 1], level.hazards_y_N, level.grid_HW)

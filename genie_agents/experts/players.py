@@ -12,7 +12,7 @@ from genie_agents.coinrun import RIGHT, ProcgenEnv
 from genie_agents.experts.planner import Planner, PlannerConfig
 from genie_agents.experts.run_and_jump import RunAndJumpExpert
 from genie_agents.policy import Policy
-from world_model.serialization import CONFIG_FILE
+from world_model.serialization import CONFIG_FILE, identify_model
 
 
 class Expert(Protocol):
@@ -103,9 +103,19 @@ def make_expert(name: str, seed: int) -> Expert:
         return PLANNERS[name]()
     if name in RANDOM_PLAYERS:
         return RandomExpert(seed, max_hold=RANDOM_PLAYERS[name])
-    folder = SHIPPED / name if (SHIPPED / name).is_dir() else Path(name)
+    folder = _find_expert(name)
     if (folder / CONFIG_FILE).is_file():
         return RunAndJumpExpert(Policy.from_pretrained(folder))
     from genie_agents.experts.ppo import PPOExpert  # here, because Stable-Baselines3 is slow to import and seldom needed
 
     return PPOExpert(folder)
+
+
+def identify_expert(name: str) -> str:
+    """The name, for an apprentice with a hash of its configuration and weights: says who plays in a video."""
+    folder = _find_expert(name)
+    return identify_model(folder) if (folder / CONFIG_FILE).is_file() else name
+
+
+def _find_expert(name: str) -> Path:
+    return SHIPPED / name if (SHIPPED / name).is_dir() else Path(name)

@@ -1,26 +1,20 @@
-"""The two-key game asks only where an answer counts; the planner's answers are true; an apprentice learns from them and plays."""
-
-import math
+"""The game of four moves asks only where an answer counts; the planner's answers are true; an apprentice learns from them and plays."""
 
 import numpy as np
 import pytest
 import torch
 
-from genie_agents.coinrun import NOOP, RIGHT, RIGHT_UP, ProcgenEnv
+from genie_agents.coinrun import LEFT, NOOP, RIGHT, RIGHT_UP, ProcgenEnv
 from genie_agents.experts.apprentice import ApprenticeBatches, apprentice_loss, label, train_apprentice
 from genie_agents.experts.game_state import read_state
 from genie_agents.experts.planner import Planner, PlannerConfig
 from genie_agents.experts.players import make_expert
-from genie_agents.experts.run_and_jump import KEYS, AgentTracker, RunAndJump, RunAndJumpExpert
+from genie_agents.experts.run_and_jump import MOVES, AgentTracker, RunAndJump, RunAndJumpExpert, make_teacher
 from genie_agents.policy import Policy, PolicyConfig
 from world_model.training import TrainingConfig
 
-TINY = PolicyConfig(num_actions=2, hidden=16)
+TINY = PolicyConfig(num_actions=len(MOVES), hidden=16)
 BOTH = pytest.mark.parametrize("difficulty", ["easy", "hard"])
-
-
-def vertical_speed(env):
-    return read_state(env.get_state().simulator).vy
 
 
 @BOTH
@@ -30,7 +24,7 @@ def test_the_tracker_follows_the_game(difficulty):
         env.reset(options={"level_seed": level_seed})
         agent, ended = AgentTracker(env), False
         while not ended:
-            action = int(rng.choice([RIGHT, RIGHT, RIGHT_UP]))
+            action = int(rng.choice([RIGHT, RIGHT, RIGHT_UP, LEFT]))
             *_, terminated, truncated, _ = env.step(action)
             agent.step(action)
             ended = terminated or truncated or env.elapsed_steps > 200
@@ -41,69 +35,89 @@ def test_the_tracker_follows_the_game(difficulty):
 
 
 @BOTH
-def test_it_asks_on_the_ground_only_and_shows_the_last_two_frames(difficulty):
+def test_a_move_is_its_keys_and_then_right_until_the_agent_stands(difficulty):
     env, plain = RunAndJump(ProcgenEnv(difficulty=difficulty)), ProcgenEnv(difficulty=difficulty)
-    rng, jumps = np.random.default_rng(1), 0
-    for level_seed in range(900_000, 900_010):
+    rng, lengths = np.random.default_rng(1), {move: [] for move in MOVES}
+    for level_seed in range(900_000, 900_020):
         obs, _ = env.reset(options={"level_seed": level_seed})
         frame, _ = plain.reset(options={"level_seed": level_seed})
         np.testing.assert_array_equal(obs, [frame, frame])
         ended = False
         while not ended:
-            action, before = int(rng.random() < 0.3), env.env.elapsed_steps
+            action, before = int(rng.choice(4, p=[0.7, 0.1, 0.1, 0.1])), env.env.elapsed_steps
+            begun_at = read_state(plain.get_state().simulator).x
             obs, reward, terminated, truncated, info = env.step(action)
-            ended = terminated or truncated
+            ended, keys = terminated or truncated, list(MOVES[action])
             for step in range(env.env.elapsed_steps - before):
-                assert step == 0 or vertical_speed(plain) != 0 or not AgentTracker(plain).on_ground
-                earlier, (frame, plain_reward, *_) = frame, plain.step(KEYS[action] if step == 0 else RIGHT)
+                on_ground = AgentTracker(plain).on_ground
+                assert on_ground if step == 0 else keys or not on_ground  # asked for on the ground, and only when the move is done
+                if not on_ground:
+                    keys = []
+                earlier, (frame, plain_reward, *_) = frame, plain.step(keys.pop(0) if keys else RIGHT)
             np.testing.assert_array_equal(obs, [earlier, frame])
             assert reward == plain_reward and info["level_solved"] == (reward == 10)
-            assert ended or vertical_speed(env.env) == 0
-            jumps += env.env.elapsed_steps - before > 5
-    assert jumps > 10
+            assert ended or AgentTracker(env.env).on_ground
+            if not ended:
+                lengths[MOVES[action]].append(read_state(plain.get_state().simulator).x - begun_at)
+    run, jump, short, shorter = (np.quantile(lengths[move], 0.9) for move in MOVES)
+    assert run < 1 < shorter < short < jump
 
 
-def test_another_game_has_no_two_keys():
+def test_another_game_has_no_such_moves():
     with pytest.raises(ValueError, match="'climber'"):
         RunAndJump(ProcgenEnv("climber"))
 
 
 @BOTH
-def test_the_cost_of_a_first_action_is_that_of_the_best_plan_that_begins_with_it(difficulty):
+def test_the_cost_of_a_beginning_is_that_of_the_best_plan_that_begins_so(difficulty):
     env, rng = ProcgenEnv(difficulty=difficulty), np.random.default_rng(2)
-    planner = Planner(PlannerConfig(keys=KEYS, heuristic_weight=1.0))
-    dearer = lost = 0
+    planner = Planner(PlannerConfig(ground_keys=(RIGHT, RIGHT_UP, LEFT), air_keys=(RIGHT,), heuristic_weight=1.0))
+    dearer = hopeless = 0
     for level_seed in range(900_000, 900_015):
         env.reset(options={"level_seed": level_seed})
         for _ in range(4):
             state = env.get_state()
-            costs = {key: planner.cost(state.simulator, first_action=key) for key in KEYS}
+            keys = (RIGHT, RIGHT_UP, LEFT) if AgentTracker(env).on_ground else (RIGHT,)
+            costs = planner.costs(state.simulator, [(key,) for key in keys])
             plan = planner.plan(state.simulator)
             if plan is None:
-                assert set(costs.values()) == {math.inf}
+                assert np.isinf(costs).all()
+                hopeless += 1
                 break
-            assert set(plan.tolist()) <= set(KEYS)
-            if AgentTracker(env).on_ground:
-                assert costs[plan[0]] == min(costs.values())
-                dearer += costs[RIGHT] != costs[RIGHT_UP]
-            for key, cost in costs.items():
-                if math.isinf(cost):
-                    env.step(key)  # without a way now, there is none a step later either
-                    if not env._ended:
-                        lost += planner.plan(env.get_state().simulator) is None
-                    env.set_state(state)
-            *_, terminated, truncated, _ = env.step(int(rng.choice(KEYS)))
+            assert np.isinf(planner.costs(state.simulator, [(NOOP,), (RIGHT, NOOP)])).all()
+            assert set(plan.tolist()) <= {RIGHT, RIGHT_UP, LEFT}
+            cheapest = planner.costs(state.simulator, [plan[:1], plan[:2], plan])
+            np.testing.assert_array_equal(cheapest, costs.min())
+            dearer += bool((costs > costs.min()).any())
+            *_, terminated, truncated, _ = env.step(int(rng.choice((RIGHT, RIGHT_UP, LEFT))))
             if terminated or truncated:
                 break
     assert dearer > 10
-    with pytest.raises(ValueError, match="first_action 4"):
-        planner.cost(state.simulator, first_action=NOOP)
-    with pytest.raises(ValueError, match="keys"):
-        PlannerConfig(keys=(RIGHT_UP,))
+    for keys in ({"air_keys": (RIGHT_UP,)}, {"ground_keys": ()}):
+        with pytest.raises(ValueError, match="_keys must hold"):
+            PlannerConfig(**keys)
+
+
+def test_a_beginning_that_loses_has_no_cost():
+    """Where a key loses by the planner's word, the game in which it was pressed is lost by its word too, and never won."""
+    env, planner, rng, lost = ProcgenEnv(), make_teacher(), np.random.default_rng(3), 0
+    for level_seed in range(900_000, 900_020):
+        env.reset(options={"level_seed": level_seed})
+        ended, hopeless = False, False
+        while not ended and env.elapsed_steps < 100:
+            key = RIGHT_UP if AgentTracker(env).on_ground and rng.random() < 0.2 else RIGHT
+            hopeless_before = hopeless
+            hopeless = bool(np.isinf(planner.costs(env.get_state().simulator, [(key,)])[0]))
+            assert hopeless or not hopeless_before
+            *_, terminated, truncated, info = env.step(key)
+            ended = terminated or truncated
+        lost += hopeless
+        assert not (hopeless and info["level_solved"])
+    assert lost > 5
 
 
 def test_labels_are_shares_of_a_lost_level():
-    env, planner = RunAndJump(ProcgenEnv()), Planner(PlannerConfig(keys=KEYS))
+    env, planner = RunAndJump(ProcgenEnv()), make_teacher()
     labels = []
     for level_seed in range(900_000, 900_030):
         env.reset(options={"level_seed": level_seed})
@@ -142,7 +156,7 @@ def test_batches_are_seeded_and_bad_settings_are_refused():
 
 @pytest.mark.slow
 def test_an_apprentice_learns_what_its_teacher_answers_goes_on_and_plays(tmp_path):
-    """On four levels it soon expects which key loses; afterwards it plays them better than at random, loaded by its folder."""
+    """On four levels it soon expects which move loses; afterwards it plays them better than at random, loaded by its folder."""
     levels = range(30_000, 30_004)
     config = TrainingConfig(steps=300, learning_rate=1e-3, warmup_steps=10)
     options = {"level_seeds": levels, "num_envs": 8, "batch_size": 64, "memory_size": 5_000}
@@ -168,7 +182,7 @@ def test_an_apprentice_learns_what_its_teacher_answers_goes_on_and_plays(tmp_pat
         ended = False
         while not ended and env.elapsed_steps < 300:
             on_ground, action = AgentTracker(env).on_ground, expert.act(obs)
-            assert action == RIGHT or (action == RIGHT_UP and on_ground)
+            assert action == RIGHT or (action in (RIGHT_UP, LEFT) and on_ground)
             obs, _, terminated, truncated, info = env.step(action)
             ended = terminated or truncated
         solved += info["level_solved"]
