@@ -65,10 +65,12 @@ class Study:
         about |= {"expert": identify_expert(expert)}
         return self.cache.stage(name, about, [], build)
 
+    def expert(self, difficulty: str) -> str:
+        return f"apprentice-{difficulty}" if self.settings.expert == "apprentice" else self.settings.expert
+
     def demonstrations(self, difficulty: str) -> Path:
         recording = RecordingConfig(difficulty=difficulty, noise=self.settings.noise)
-        expert = f"apprentice-{difficulty}" if self.settings.expert == "apprentice" else self.settings.expert
-        return self.videos(f"videos-{difficulty}", DEMONSTRATION_LEVELS[: self.settings.levels], recording, expert)
+        return self.videos(f"videos-{difficulty}", DEMONSTRATION_LEVELS[: self.settings.levels], recording, self.expert(difficulty))
 
     def train_latent_action_model(self) -> Path:
         """Train on levels that cloning never sees: the noisy expert shows the game, random play what else the keys do."""
@@ -277,7 +279,7 @@ class Study:
     ) -> dict[str, Any]:
         """How well a labeller names the undisturbed expert's keys on levels that neither model nor mapping saw."""
         recording = RecordingConfig(difficulty=difficulty, noise=0, delay=0, keep_unsolved=True)
-        files = open_videos(self.videos(f"report-videos-{difficulty}", VALIDATION_LEVELS[-100:], recording))
+        files = open_videos(self.videos(f"report-videos-{difficulty}", VALIDATION_LEVELS[-100:], recording, self.expert(difficulty)))
         labels = np.concatenate([labeller.label(file) for file in files])
         return label_report(labels, *known_actions(files), num_codes=labeller.num_codes, mappings=mappings)
 

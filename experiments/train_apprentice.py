@@ -30,8 +30,8 @@ class Settings:
     difficulty: Literal["easy", "hard"] = "easy"
     minutes: float | None = None
     """end this call after so much time; the same command goes on"""
-    policy: PolicyConfig = PolicyConfig(num_actions=4)
-    training: TrainingConfig = TrainingConfig(steps=20_000, learning_rate=5e-4)
+    policy: PolicyConfig = PolicyConfig(num_actions=2)
+    training: TrainingConfig = TrainingConfig(steps=10_000, learning_rate=5e-4)
     num_envs: int = 32
     """decisions played, and labelled by the planner, in a step"""
     batch_size: int = 256

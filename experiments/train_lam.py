@@ -31,6 +31,7 @@ DEFAULTS = dataclasses.replace(
     output=Path("runs/lam"),
     runs=Path("runs/train_lam"),
     difficulties=DIFFICULTIES,
+    expert="planner",  # in the videos of the card's report
     train_lam=True,
 )
 

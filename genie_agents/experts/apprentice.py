@@ -1,9 +1,9 @@
 """An expert that sees only pictures, taught by the planner, which knows the whole level (AggreVaTe; Ross & Bagnell 2014, section 2).
 
-The apprentice plays CoinRun in four moves. Wherever it stands, the planner says what each of them would cost, played well from there
-on, and the apprentice learns to expect that cost from the picture. What the picture does not show, a saw beyond its edge, is averaged
-over all levels that look the same: the apprentice takes the risks that are worth taking and no others, and every reason that it has
-can be seen. It learns on the states that its own play leads to.
+The apprentice plays CoinRun by running and jumping. Wherever it stands, the planner says what each of the two keys would cost, played
+well from there on, and the apprentice learns to expect that cost from the picture. What the picture does not show, a saw beyond its
+edge, is averaged over all levels that look the same: the apprentice takes the risks that are worth taking and no others, and every
+reason that it has can be seen. It learns on the states that its own play leads to.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from genie_agents.coinrun import DEMONSTRATION_LEVELS, ProcgenEnv
 from genie_agents.experts.planner import Planner
-from genie_agents.experts.run_and_jump import MOVES, RunAndJump, make_teacher
+from genie_agents.experts.run_and_jump import KEYS, RUN, RunAndJump, make_teacher
 from genie_agents.policy import Policy, PolicyConfig
 from world_model.precision import bf16_autocast
 from world_model.training import TrainingConfig, train
@@ -32,7 +32,7 @@ HIGHEST_REGRET = 30.0
 
 @dataclass(frozen=True)
 class ApprenticeBatch:
-    """frames (B, 2, 64, 64, 3) uint8; costs (B, 4): of each move above the best one, as a share of the cost of losing; the share of
+    """frames (B, 2, 64, 64, 3) uint8; costs (B, 2): of each key above the better one, as a share of the cost of losing; the share of
     the last episodes that were solved."""
 
     frames: Tensor
@@ -40,9 +40,15 @@ class ApprenticeBatch:
     solved: float
 
 
-def label(planner: Planner, state: bytes) -> np.ndarray | None:
-    """costs (4,) of the moves in a saved state, in 0 ... 1, where 1 loses the level; None where all do."""
-    costs = planner.costs(state, MOVES)
+def label(planner: Planner, game: RunAndJump) -> np.ndarray | None:
+    """costs (2,) of the keys in the present state, in 0 ... 1, where 1 loses the level; None where both do.
+
+    Against a wall running costs as much as losing: the planner could wait there and jump when it knows that it is safe, but the
+    apprentice would wait for ever, as the picture stays the same.
+    """
+    costs = planner.costs(game.env.get_state().simulator, [(key,) for key in KEYS])
+    if game.is_blocked:
+        costs[RUN] = np.inf
     if np.isinf(costs).all():
         return None
     regrets = np.minimum(costs - costs.min(), HIGHEST_REGRET) / COST_OF_LOSING
@@ -70,12 +76,12 @@ class ApprenticeBatches:
         if not 1 <= batch_size <= memory_size:
             raise ValueError(f"batch_size {batch_size} must lie between 1 and memory_size {memory_size}")
         if not 0 <= exploration <= 1:
-            raise ValueError(f"exploration is {exploration}; give the share of random moves, from 0 to 1")
+            raise ValueError(f"exploration is {exploration}; give the share of random keys, from 0 to 1")
         self.policy, self.batch_size, self.exploration, self.seed = policy, batch_size, exploration, seed
         self._planner = make_teacher()
         self._envs = [RunAndJump(ProcgenEnv(difficulty=difficulty, level_seeds=level_seeds)) for _ in range(num_envs)]
         self._frames = np.empty((memory_size, 2, 64, 64, 3), dtype=np.uint8)
-        self._costs = np.empty((memory_size, len(MOVES)), dtype=np.float32)
+        self._costs = np.empty((memory_size, len(KEYS)), dtype=np.float32)
         self.load_state_dict({"num_states": 0})
 
     def _begin(self) -> None:
@@ -88,13 +94,13 @@ class ApprenticeBatches:
     def _act(self) -> np.ndarray:
         device = next(self.policy.parameters()).device
         logits = self.policy(torch.from_numpy(self._obs).to(device), torch.full((len(self._obs), 2), -1, device=device))[:, -1]
-        chosen, drawn = logits.argmax(-1).cpu().numpy(), self._generator.integers(len(MOVES), size=len(self._obs))
+        chosen, drawn = logits.argmax(-1).cpu().numpy(), self._generator.integers(len(KEYS), size=len(self._obs))
         return np.where(self._generator.random(len(self._obs)) < self.exploration, drawn, chosen)
 
     def _play(self) -> None:
         actions = self._act()
         for index, env in enumerate(self._envs):
-            costs = label(self._planner, env.env.get_state().simulator)
+            costs = label(self._planner, env)
             ended, solved = costs is None, False
             if costs is not None:
                 place = self._remembered % len(self._frames)
@@ -124,7 +130,7 @@ class ApprenticeBatches:
 
 
 def apprentice_loss(policy: torch.nn.Module, batch: ApprenticeBatch) -> tuple[Tensor, dict[str, Tensor]]:
-    """Cross-entropy of the costs, so that the sigmoid of a negated logit comes to be the cost expected of its move."""
+    """Cross-entropy of the costs, so that the sigmoid of a negated logit comes to be the cost expected of its key."""
     device = next(policy.parameters()).device
     frames, costs = batch.frames.to(device), batch.costs.to(device)
     with bf16_autocast(device):
@@ -149,7 +155,7 @@ def train_apprentice(
     device: str | torch.device = "cpu",
     on_step: Callable[[int, dict[str, Tensor]], None] | None = None,
 ) -> Policy:
-    """Teach a policy of the game of four moves and save it in `folder`; called again with the same folder, it goes on where it stopped.
+    """Teach a policy of the game of two keys and save it in `folder`; called again with the same folder, it goes on where it stopped.
 
     A step plays `num_envs` decisions, a share of `exploration` drawn at random, and learns from `batch_size` of the last `memory_size`
     ones (24 KiB of memory each). The learning rate follows `training_config.steps`, whenever `minutes` end a call.

@@ -80,6 +80,18 @@ def test_ppo_trains_and_goes_on(tmp_path):
     assert (tmp_path / "ppo.zip").read_bytes() != checkpoint
 
 
+def test_an_apprentice_is_taught_and_goes_on(tmp_path):
+    arguments = ("--folder", str(tmp_path), "--num-envs", "2", "--batch-size", "4", "--memory-size", "20", "--training.steps", "3")
+    first = run("train_apprentice.py", *arguments, "--minutes", "0")
+    assert first.returncode == 0 and "1/3" in first.stderr, first.stderr
+    weights = (tmp_path / "model.safetensors").read_bytes()
+    second = run("train_apprentice.py", *arguments)
+    assert second.returncode == 0 and "3/3" in second.stderr, second.stderr
+    assert (tmp_path / "model.safetensors").read_bytes() != weights
+    refused = run("train_apprentice.py", *arguments[:-1], "4")
+    assert refused.returncode != 0 and "to start anew, or use the settings it was written with" in refused.stderr
+
+
 def test_a_stage_is_built_once_redone_when_what_is_below_changes_and_resumed_when_cut(tmp_path):
     calls = []
 
