@@ -75,7 +75,7 @@ def name_keys(keys: dict[int, int], *, most: int = 3) -> str:
     return ", ".join(f"{ACTION_NAMES[key]} {100 * number / sum(keys.values()):.0f} %" for key, number in list(keys.items())[:most])
 
 
-def film(agent: Agent, level_seeds: Sequence[int], difficulty: str, output: Path, *, max_steps: int = 200, scale: int = 3) -> None:
+def film(agent: Agent, level_seeds: Sequence[int], difficulty: str, output: Path, *, max_steps: int = 200, scale: int = 2) -> None:
     """A GIF of the agent on some levels, side by side; a game that has ended holds its last frame."""
     pictures: list[Image.Image] = []
 

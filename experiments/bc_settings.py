@@ -47,7 +47,7 @@ class Settings:
     lam_batch_size: int = 16
 
     policy: PolicyConfig = PolicyConfig(num_actions=15)
-    cloning: TrainingConfig = TrainingConfig(steps=9000)
+    cloning: TrainingConfig = TrainingConfig(steps=6000)
     cloning_batch_size: int = 256
     label_balance: float = 0.5
     """draw frames for cloning by the frequency of their label to the power of minus this: 0 as recorded, 1 all labels equally often"""
@@ -58,14 +58,14 @@ class Settings:
 
     labelled_samples: tuple[int, ...] = (16, 64, 256, 1024)
     """numbers N of labelled samples for the mapping and for N-label BC"""
-    seeds: int = 3
+    seeds: int = 5
     """seeds: each plays other levels and draws other labelled samples"""
     evaluation_levels: int = 100
     """held-out levels played per seed"""
     max_steps: int = 1000
     """give a level up after so many steps (the game itself does after 1,000)"""
     temperature: float = 0.5
-    """of the cloned policies' sampling: 1 as learned, 0 the likeliest action"""
+    """of the cloned policies' and the mapping's sampling: 1 as learned, 0 the likeliest action"""
     validation: bool = False
     """play validation levels, for choosing settings, instead of the test levels"""
 
@@ -97,7 +97,6 @@ PAPER = replace(
     n_label_cloning=TrainingConfig(steps=1000),
     policy_per_seed=True,
     labelled_samples=(16, 32, 64, 128, 200, 256, 512, 1024),
-    seeds=5,
 )
 
 SMOKE = replace(

@@ -14,7 +14,7 @@ FORMAT = "genie-agents latent-to-real mapping, version 1"
 
 @dataclass
 class LatentToRealMapping:
-    """The paper's dictionary: each latent action's list of the real actions seen with it, from which one is drawn uniformly.
+    """The paper's dictionary: each latent action's list of the real actions seen with it, from which one is drawn.
 
     A latent action that no labelled sample showed falls back on all samples' real actions; `num_fallbacks` counts how often.
     `real_actions[k]` is the list of latent action k.
@@ -38,8 +38,9 @@ class LatentToRealMapping:
             raise ValueError(f"latent actions must lie in 0 ... {num_codes - 1}; found {latent_actions.min()} ... {latent_actions.max()}")
         return cls([actions[latent_actions == code].astype(np.int64) for code in range(num_codes)])
 
-    def sample(self, latent_actions: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        """Real actions (N,) for latent actions (N,)."""
+    def sample(self, latent_actions: np.ndarray, generator: np.random.Generator, *, temperature: float = 1.0) -> np.ndarray:
+        """Real actions (N,) for latent actions (N,), drawn by how often each is in the list, to the power of 1 / `temperature`: 1 draws
+        uniformly from the list, as the paper does, 0 takes its most frequent action."""
         everything = np.concatenate(self.real_actions)
         chosen = np.empty(len(latent_actions), dtype=np.int64)
         for index, code in enumerate(latent_actions):
@@ -47,7 +48,9 @@ class LatentToRealMapping:
             if len(choices) == 0:
                 choices = everything
                 self.num_fallbacks += 1
-            chosen[index] = choices[generator.integers(len(choices))]
+            actions, counts = np.unique(choices, return_counts=True)
+            scores = np.log(counts) + temperature * generator.gumbel(size=len(counts))  # Gumbel's trick, as for a policy's logits
+            chosen[index] = actions[scores.argmax()]
         return chosen
 
     def agreement(self, latent_actions: np.ndarray, actions: np.ndarray, aliases: np.ndarray) -> float:

@@ -50,7 +50,8 @@ class ConstantAgent:
 
 
 class ClonedAgent:
-    """Samples from a cloned policy's logits (Genie, Appendix E), and maps latent to real actions where a mapping is given."""
+    """Samples from a cloned policy's logits (Genie, Appendix E), and maps latent to real actions where a mapping is given, both at
+    `temperature`."""
 
     def __init__(self, policy: Policy, mapping: LatentToRealMapping | None = None, *, temperature: float = 1.0) -> None:
         if temperature < 0:
@@ -75,7 +76,7 @@ class ClonedAgent:
         # Gumbel's trick: the largest logit plus noise is a draw from the softmax; temperature 0 leaves the likeliest.
         actions = (logits + self.temperature * self._generator.gumbel(size=logits.shape)).argmax(-1)
         self._previous_actions[games] = np.concatenate([self._previous_actions[games, 1:], actions[:, None]], axis=1)
-        return actions if self.mapping is None else self.mapping.sample(actions, self._generator)
+        return actions if self.mapping is None else self.mapping.sample(actions, self._generator, temperature=self.temperature)
 
 
 @dataclass(frozen=True)

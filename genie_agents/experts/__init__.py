@@ -1,1 +1,1 @@
-"""Experts that play CoinRun well enough to be imitated: a planner that needs no training, and PPO."""
+"""Experts that play CoinRun well enough to be imitated: a planner that needs no training, its apprentice, which sees pictures only, and PPO."""

@@ -21,6 +21,9 @@ from genie_agents.policy import Policy
 
 KEYS = (RIGHT, RIGHT_UP)
 RUN = 0  # the index of RIGHT among them
+UP_FRAMES = 4
+"""For how many frames the expert holds UP, as a hand would. In the air the key does nothing, but what a latent action model sees and calls
+by one name, the rise, then goes with one key; pressed on the first frame alone, it would be the rarer key of that name."""
 
 
 def make_teacher() -> Planner:
@@ -94,7 +97,7 @@ class RunAndJump(gymnasium.Wrapper[np.ndarray, np.int64, np.ndarray, np.int64]):
 
 
 class RunAndJumpExpert:
-    """A policy of this game as an `Expert`: the better key by its logits wherever it stands, RIGHT in the air.
+    """A policy of this game as an `Expert`: the better key by its logits wherever it stands, RIGHT in the air; UP is held for `UP_FRAMES`.
 
     Raises ValueError for a policy of another number of actions or frames.
     """
@@ -111,15 +114,17 @@ class RunAndJumpExpert:
     def begin(self, env: ProcgenEnv) -> bool:
         self._agent = AgentTracker(env)
         self._frame_before: np.ndarray | None = None
+        self._frames_of_up = 0
         return self._planner.plan(env.get_state().simulator) is not None
 
     @torch.inference_mode()
     def act(self, obs: np.ndarray) -> int:
-        action = RIGHT
         if self._agent.on_ground:
             frames = np.stack([obs if self._frame_before is None else self._frame_before, obs])
             logits = self.policy(torch.from_numpy(frames)[None], torch.full((1, 2), -1))[0, -1]
-            action = KEYS[int(logits.argmax())]
+            self._frames_of_up = 0 if int(logits.argmax()) == RUN else UP_FRAMES
+        action = RIGHT_UP if self._frames_of_up > 0 else RIGHT
+        self._frames_of_up -= 1
         self._frame_before = obs
         self._agent.step(action)
         return action

@@ -16,6 +16,14 @@ def test_draws_each_latents_actions_in_the_proportion_seen():
     assert mapping.num_fallbacks == 0
 
 
+def test_temperature_sharpens_the_draw():
+    mapping = LatentToRealMapping.fit(np.array([0, 0, 0, 0, 1]), np.array([7, 7, 7, 8, 8]), num_codes=2)
+    codes = np.zeros(20_000, dtype=int)
+    drawn = mapping.sample(codes, np.random.default_rng(0), temperature=0.5)
+    assert abs((drawn == 8).mean() - 0.1) < 0.02  # 3 to 1 squared: 9 to 1
+    assert set(mapping.sample(codes, np.random.default_rng(0), temperature=0)) == {7}
+
+
 def test_an_unseen_latent_falls_back_on_all_samples_and_is_counted():
     mapping = LatentToRealMapping.fit(np.array([0, 0, 2]), np.array([7, 7, 4]), num_codes=4)
     drawn = mapping.sample(np.array([1, 3, 0] * 3000), np.random.default_rng(0))
