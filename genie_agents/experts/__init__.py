@@ -1,1 +1,1 @@
-"""Experts that play CoinRun well enough to be imitated: a planner that needs no training, its apprentice, which sees pictures only, and PPO."""
+"""Experts that play CoinRun well enough to be imitated: a planner without training, its apprentice, who sees only pictures, and PPO."""
