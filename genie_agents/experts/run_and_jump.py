@@ -23,7 +23,7 @@ KEYS = (RIGHT, RIGHT_UP)
 RUN = 0  # the index of RIGHT among them
 UP_FRAMES = 4
 """For how many frames the expert holds UP, as a hand would. In the air the key does nothing, but what a latent action model sees and calls
-by one name, the rise, then goes with one key; pressed on the first frame alone, it would be the rarer key of that name."""
+by one name, the rise, then goes with that key more often; pressed on the first frame alone, it is the rarer key of that name."""
 
 
 def make_teacher() -> Planner:
