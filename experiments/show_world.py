@@ -107,7 +107,7 @@ def main() -> None:
         pictures.append(rollout.step(actions))
     images = [Image.fromarray(np.concatenate(list(frames.numpy()), axis=1)) for frames in pictures]
     images = [image.resize((image.width * settings.scale, image.height * settings.scale), Image.Resampling.NEAREST) for image in images]
-    gif = [image.quantize(64) for image in images]
+    gif = [image.quantize(32) for image in images]
     save(gif[0], settings.output / "rollout.gif", save_all=True, append_images=gif[1:], duration=66, loop=0)
     print(f"reconstruction.png, prompts.png, actions.png and rollout.gif are in {settings.output}")
 
