@@ -73,7 +73,7 @@ class Study:
         return self.videos(f"videos-{difficulty}", DEMONSTRATION_LEVELS[: self.settings.levels], recording, self.expert(difficulty))
 
     def train_latent_action_model(self) -> Path:
-        """Train on levels that cloning never sees: the noisy expert shows the game, random play what else the keys do."""
+        """Train on levels that cloning never sees: the noisy planner shows the game, random play what else the keys do."""
         settings, sources = self.settings, []
         random_levels = settings.lam_levels // 4
         for difficulty in settings.difficulties:

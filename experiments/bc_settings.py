@@ -30,8 +30,8 @@ class Settings:
     levels: int = 8000
     """levels recorded for cloning, per difficulty; the levels that the expert loses are dropped"""
     expert: str = "apprentice"
-    """who plays in the videos: apprentice (those that ship: one for each difficulty), sighted_planner, planner, or the folder of an
-    expert trained by train_apprentice.py or train_ppo.py"""
+    """who plays in the videos for cloning: apprentice (those that ship: one for each difficulty), sighted_planner, planner, or the
+    folder of an expert trained by train_apprentice.py or train_ppo.py"""
     noise: float = 0.1
     """chance per step on the ground that random actions disturb the expert, off camera; the video goes on where it recovers"""
 
@@ -40,7 +40,7 @@ class Settings:
     train_lam: bool = False
     """train a latent action model anew instead, on videos of levels that cloning never sees"""
     lam_levels: int = 2000
-    """levels recorded for --train-lam, per difficulty: a quarter played at random, the rest by the noisy expert"""
+    """levels recorded for --train-lam, per difficulty: a quarter played at random, the rest by the noisy planner"""
     lam_model: LatentActionConfig = field(default_factory=LatentActionConfig)
     lam_training: TrainingConfig = TrainingConfig(steps=3000, learning_rate=2e-3)
     lam_clip_length: int = 8

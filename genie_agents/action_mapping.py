@@ -40,7 +40,9 @@ class LatentToRealMapping:
 
     def sample(self, latent_actions: np.ndarray, generator: np.random.Generator, *, temperature: float = 1.0) -> np.ndarray:
         """Real actions (N,) for latent actions (N,), drawn by how often each is in the list, to the power of 1 / `temperature`: 1 draws
-        uniformly from the list, as the paper does, 0 takes its most frequent action."""
+        uniformly from the list, as the paper does, 0 takes its most frequent action. Raises ValueError for a negative one."""
+        if temperature < 0:
+            raise ValueError(f"temperature is {temperature}; give 0 for the most frequent action, 1 to draw uniformly")
         everything = np.concatenate(self.real_actions)
         chosen = np.empty(len(latent_actions), dtype=np.int64)
         for index, code in enumerate(latent_actions):
@@ -54,7 +56,8 @@ class LatentToRealMapping:
         return chosen
 
     def agreement(self, latent_actions: np.ndarray, actions: np.ndarray, aliases: np.ndarray) -> float:
-        """Chance that a drawn real action equals the true one after merging `aliases` (action -> representative), over other samples."""
+        """Chance that a real action drawn at temperature 1 equals the true one after merging `aliases` (action -> representative), over
+        other samples."""
         everything = np.concatenate(self.real_actions)
         chances = []
         for code, choices in enumerate(self.real_actions):

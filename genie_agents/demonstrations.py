@@ -173,7 +173,7 @@ def record_videos(
 
     Raises:
         ValueError: a planner asked to play another game than CoinRun.
-        FileNotFoundError: no PPO expert in that folder.
+        FileNotFoundError: no such expert.
     """
     if expert in PLANNERS and config.game != "coinrun":
         raise ValueError(f"the planner knows CoinRun's physics only, not {config.game!r}; choose 'random' or train an expert by PPO")

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from genie_agents.coinrun import DEMONSTRATION_LEVELS, ProcgenEnv
 from genie_agents.experts.planner import Planner
-from genie_agents.experts.run_and_jump import KEYS, RUN, RunAndJump, make_teacher
+from genie_agents.experts.run_and_jump import KEYS, RUN, RunAndJump, check_policy, make_teacher
 from genie_agents.policy import Policy, PolicyConfig
 from world_model.precision import bf16_autocast
 from world_model.training import TrainingConfig, train
@@ -28,6 +28,7 @@ from world_model.training import TrainingConfig, train
 COST_OF_LOSING = 150.0
 """In the planner's prices, whose unit is a step: what a needless jump or a wait may cost before a risk is the better choice."""
 HIGHEST_REGRET = 30.0
+"""What the worse of two keys may cost more at most, where neither loses: a long way round is not a fifth of a lost level."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,12 @@ class ApprenticeBatch:
 
 
 def label(planner: Planner, game: RunAndJump) -> np.ndarray | None:
-    """costs (2,) of the keys in the present state, in 0 ... 1, where 1 loses the level; None where both do.
+    """costs (2,) of the keys in the present state, in 0 ... 1, where 1 says that the teacher finds no way; None where both have 1.
 
     Against a wall running costs as much as losing: the planner could wait there and jump when it knows that it is safe, but the
     apprentice would wait for ever, as the picture stays the same.
     """
-    costs = planner.costs(game.env.get_state().simulator, [(key,) for key in KEYS])
+    costs = planner.costs(game.env.get_state().simulator, KEYS)
     if game.is_blocked:
         costs[RUN] = np.inf
     if np.isinf(costs).all():
@@ -58,7 +59,7 @@ def label(planner: Planner, game: RunAndJump) -> np.ndarray | None:
 class ApprenticeBatches:
     """Every batch plays one step in all games with the policy as it is, has it labelled, and is drawn from all that is remembered.
 
-    A game that can no longer be won is given up. The memory is not saved: a resumed run fills it anew, on other levels.
+    A game in which the teacher finds no way is given up. The memory is not saved: a resumed run fills it anew, on other levels.
     """
 
     def __init__(
@@ -73,22 +74,26 @@ class ApprenticeBatches:
         exploration: float,
         seed: int,
     ) -> None:
+        if num_envs < 1:
+            raise ValueError(f"num_envs is {num_envs}; play at least one game")
         if not 1 <= batch_size <= memory_size:
             raise ValueError(f"batch_size {batch_size} must lie between 1 and memory_size {memory_size}")
         if not 0 <= exploration <= 1:
             raise ValueError(f"exploration is {exploration}; give the share of random keys, from 0 to 1")
         self.policy, self.batch_size, self.exploration, self.seed = policy, batch_size, exploration, seed
+        self.difficulty = difficulty
         self._planner = make_teacher()
         self._envs = [RunAndJump(ProcgenEnv(difficulty=difficulty, level_seeds=level_seeds)) for _ in range(num_envs)]
         self._frames = np.empty((memory_size, 2, 64, 64, 3), dtype=np.uint8)
         self._costs = np.empty((memory_size, len(KEYS)), dtype=np.float32)
-        self.load_state_dict({"num_states": 0})
+        self.num_states = 0
+        self._begin()
 
     def _begin(self) -> None:
         self._generator = np.random.default_rng((self.seed, self.num_states))
         seeds = self._generator.integers(2**31, size=len(self._envs))
         self._obs = np.stack([env.reset(seed=int(seed))[0] for env, seed in zip(self._envs, seeds, strict=True)])
-        self._remembered, self._solved = 0, [0.0]
+        self._remembered, self._solved = 0, list[float]()
 
     @torch.inference_mode()
     def _act(self) -> np.ndarray:
@@ -115,16 +120,18 @@ class ApprenticeBatches:
 
     def __next__(self) -> ApprenticeBatch:
         self._play()
-        while self._remembered < self.batch_size:
+        while self._remembered < min(8 * self.batch_size, len(self._frames)):
             self._play()
         samples = self._generator.integers(min(self._remembered, len(self._frames)), size=self.batch_size)
         frames, costs = torch.from_numpy(self._frames[samples]), torch.from_numpy(self._costs[samples])
-        return ApprenticeBatch(frames, costs, float(np.mean(self._solved)))
+        return ApprenticeBatch(frames, costs, float(np.mean(self._solved or 0)))
 
     def state_dict(self) -> dict[str, Any]:
-        return {"num_states": self.num_states}
+        return {"num_states": self.num_states, "difficulty": self.difficulty}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        if state["difficulty"] != self.difficulty:
+            raise ValueError(f"the checkpoint was trained on {state['difficulty']} levels, not {self.difficulty} ones; give another folder")
         self.num_states = state["num_states"]
         self._begin()
 
@@ -161,8 +168,10 @@ def train_apprentice(
     ones (24 KiB of memory each). The learning rate follows `training_config.steps`, whenever `minutes` end a call.
 
     Raises:
-        ValueError: a policy of another shape than that game's, or a checkpoint of another configuration.
+        ValueError: a policy of another shape than that game's, or a checkpoint of another
+            difficulty, learning rate or network.
     """
+    check_policy(policy_config)
     folder = Path(folder)
     with torch.random.fork_rng(devices=[]):  # initial weights come from `seed` and leave the caller's generator alone
         torch.manual_seed(seed)

@@ -162,21 +162,22 @@ class Planner:
         now = read_state(state).within_sight(sight)
         if not np.any(now.grid == COIN):  # nothing but walls where the sight ends
             return None
-        actions_T, _ = _search(*_start(now), self._prices, *self._keys, np.empty(0, np.int64))
+        actions_T, _ = _search(*_start(now), self._prices, *self._keys, _NOTHING)
         return actions_T if len(actions_T) else None
 
-    def costs(self, state: bytes, beginnings: Sequence[Sequence[int]]) -> np.ndarray:
-        """What the ways to the coin cost that begin with these actions, in the prices of the configuration.
+    def costs(self, state: bytes, first_actions: Sequence[int]) -> np.ndarray:
+        """What the plans cost that are found after each of these actions, in the prices of the configuration; the cheapest ones at
+        `heuristic_weight` 1.
 
         Returns:
-            (N,) float64, one for each beginning; `inf` without a way, as when an action is not among the configuration's keys where it
-            would be pressed.
+            (N,) float64; `inf` where none was found: there is no way, `max_nodes` were not enough, or the action is not among the
+            configuration's keys where it would be pressed.
 
         Raises:
             ValueError: `state` is no CoinRun state.
         """
         start = _start(read_state(state))
-        return np.array([_search(*start, self._prices, *self._keys, np.array(first, dtype=np.int64))[1] for first in beginnings])
+        return np.array([_search(*start, self._prices, *self._keys, action)[1] for action in first_actions])
 
 
 def _start(now: GameState) -> tuple[Body, _Level]:
@@ -281,7 +282,7 @@ def _trace(node: int, parents: np.ndarray, actions: np.ndarray) -> np.ndarray:
 
 @njit(cache=True)
 def _search(
-    start: Body, level: _Level, prices: Prices, on_ground: np.ndarray, in_air: np.ndarray, first_actions: np.ndarray
+    start: Body, level: _Level, prices: Prices, on_ground: np.ndarray, in_air: np.ndarray, first_action: int
 ) -> tuple[np.ndarray, float]:
     """A* from `start`; the actions to the coin and their cost, empty and infinite when none were found."""
     jump_cost, heuristic_weight, capacity = prices[0], prices[10], int(prices[11])
@@ -308,7 +309,7 @@ def _search(
         x, y, vx, vy = bodies[node]
         supported = has_support(x, y, vy, on_crates[node], level.grid_HW)
         for action in on_ground if supported else in_air:
-            if time < len(first_actions) and action != first_actions[time]:
+            if time == 0 and first_action != _NOTHING and action != first_action:
                 continue
             after = step_agent(x, y, vx, vy, on_crates[node], action, level.crate_grip_y_T[time], level.grid_HW, level.crates)
             outcome = judge(after[0], after[1], level.hazards_x_TN[time + 1], level.hazards_y_N, level.grid_HW)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Protocol
 
@@ -91,6 +92,7 @@ RANDOM_PLAYERS = {"random": 4, "sticky": 16}  # steps that a key is held at most
 
 
 SHIPPED = Path(__file__).parent / "pretrained"
+PPO_CHECKPOINT = "ppo.zip"
 
 
 def make_expert(name: str, seed: int) -> Expert:
@@ -106,15 +108,23 @@ def make_expert(name: str, seed: int) -> Expert:
     folder = _find_expert(name)
     if (folder / CONFIG_FILE).is_file():
         return RunAndJumpExpert(Policy.from_pretrained(folder))
+    if not (folder / PPO_CHECKPOINT).is_file():
+        names = [*PLANNERS, *RANDOM_PLAYERS, *sorted(path.name for path in SHIPPED.iterdir())]
+        raise FileNotFoundError(
+            f"no expert {name!r}: choose {', '.join(names)}, or the folder of one trained by train_apprentice.py or train_ppo.py"
+        )
     from genie_agents.experts.ppo import PPOExpert  # here, because Stable-Baselines3 is slow to import and seldom needed
 
     return PPOExpert(folder)
 
 
 def identify_expert(name: str) -> str:
-    """The name, for an apprentice with a hash of its configuration and weights: says who plays in a video."""
+    """The name, for a trained expert with a hash of its weights: says who plays in a video."""
     folder = _find_expert(name)
-    return identify_model(folder) if (folder / CONFIG_FILE).is_file() else name
+    if (folder / CONFIG_FILE).is_file():
+        return identify_model(folder)
+    checkpoint = folder / PPO_CHECKPOINT
+    return f"{name}-{sha256(checkpoint.read_bytes()).hexdigest()[:12]}" if checkpoint.is_file() else name
 
 
 def _find_expert(name: str) -> Path:

@@ -110,10 +110,7 @@ class PPOExpert:
     """A trained PPO policy as an expert for demonstrations; samples its actions."""
 
     def __init__(self, folder: str | Path) -> None:
-        path = Path(folder) / CHECKPOINT
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} does not exist; train an expert with experiments/train_ppo.py first")
-        self.model = PPO.load(path, device="cpu")
+        self.model = PPO.load(Path(folder) / CHECKPOINT, device="cpu")
 
     def begin(self, env: ProcgenEnv) -> bool:
         return True

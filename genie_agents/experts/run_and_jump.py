@@ -17,7 +17,7 @@ from genie_agents.coinrun import MAX_EPISODE_STEPS, RIGHT, RIGHT_UP, ProcgenEnv
 from genie_agents.experts.game_state import read_state
 from genie_agents.experts.physics import Body, has_support, step_agent, walk_enemies
 from genie_agents.experts.planner import Planner, PlannerConfig
-from genie_agents.policy import Policy
+from genie_agents.policy import Policy, PolicyConfig
 
 KEYS = (RIGHT, RIGHT_UP)
 RUN = 0  # the index of RIGHT among them
@@ -31,8 +31,19 @@ def make_teacher() -> Planner:
     return Planner(PlannerConfig(ground_keys=KEYS, air_keys=(RIGHT,), max_nodes=20_000))
 
 
+def check_policy(config: PolicyConfig) -> None:
+    """Raises ValueError for a policy of another shape than this game's."""
+    if (config.num_actions, config.num_frames, config.image_size) != (len(KEYS), 2, 64):
+        raise ValueError(
+            f"running and jumping needs a policy of {len(KEYS)} actions, 2 frames and 64 x 64 pixels; this one has {config.num_actions} "
+            f"actions, {config.num_frames} frames and {config.image_size} x {config.image_size} pixels"
+        )
+
+
 class AgentTracker:
-    """Follows the agent from a saved state on by its physics: says what a newly saved state would, a hundred times faster."""
+    """Follows the agent from a saved state on by its physics: says what a newly saved state would, a hundred times faster.
+
+    Exact but for the rarity that `Planner` names."""
 
     def __init__(self, env: ProcgenEnv) -> None:
         now = read_state(env.get_state().simulator)
@@ -99,15 +110,11 @@ class RunAndJump(gymnasium.Wrapper[np.ndarray, np.int64, np.ndarray, np.int64]):
 class RunAndJumpExpert:
     """A policy of this game as an `Expert`: the better key by its logits wherever it stands, RIGHT in the air; UP is held for `UP_FRAMES`.
 
-    Raises ValueError for a policy of another number of actions or frames.
+    Raises ValueError for a policy of another shape than this game's.
     """
 
     def __init__(self, policy: Policy) -> None:
-        if (policy.config.num_actions, policy.config.num_frames) != (len(KEYS), 2):
-            raise ValueError(
-                f"a policy of {policy.config.num_actions} actions and {policy.config.num_frames} frames does not play the game of "
-                f"{len(KEYS)} keys and 2 frames; train one with experiments/train_apprentice.py"
-            )
+        check_policy(policy.config)
         self.policy = policy.eval()
         self._planner = make_teacher()
 
