@@ -44,16 +44,12 @@ class LatentToRealMapping:
         if temperature < 0:
             raise ValueError(f"temperature is {temperature}; give 0 for the most frequent action, 1 to draw uniformly")
         everything = np.concatenate(self.real_actions)
-        chosen = np.empty(len(latent_actions), dtype=np.int64)
-        for index, code in enumerate(latent_actions):
-            choices = self.real_actions[code]
-            if len(choices) == 0:
-                choices = everything
-                self.num_fallbacks += 1
-            actions, counts = np.unique(choices, return_counts=True)
-            scores = np.log(counts) + temperature * generator.gumbel(size=len(counts))  # Gumbel's trick, as for a policy's logits
-            chosen[index] = actions[scores.argmax()]
-        return chosen
+        lists = [choices if len(choices) else everything for choices in self.real_actions]
+        self.num_fallbacks += sum(len(self.real_actions[code]) == 0 for code in latent_actions)
+        with np.errstate(divide="ignore"):  # an action that was never seen is never drawn
+            scores_KA = np.log([np.bincount(choices, minlength=everything.max() + 1) for choices in lists])
+        scores_NA = scores_KA[latent_actions]
+        return (scores_NA + temperature * generator.gumbel(size=scores_NA.shape)).argmax(-1)  # Gumbel's trick, as for a policy's logits
 
     def agreement(self, latent_actions: np.ndarray, actions: np.ndarray, aliases: np.ndarray) -> float:
         """Chance that a real action drawn at temperature 1 equals the true one after merging `aliases` (action -> representative), over

@@ -8,6 +8,7 @@ reason that it has can be seen. It learns on the states that its own play leads 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +94,7 @@ class ApprenticeBatches:
         self._generator = np.random.default_rng((self.seed, self.num_states))
         seeds = self._generator.integers(2**31, size=len(self._envs))
         self._obs = np.stack([env.reset(seed=int(seed))[0] for env, seed in zip(self._envs, seeds, strict=True)])
-        self._remembered, self._solved = 0, list[float]()
+        self._remembered, self._solved = 0, deque[bool](maxlen=500)
 
     @torch.inference_mode()
     def _act(self) -> np.ndarray:
@@ -114,7 +115,7 @@ class ApprenticeBatches:
                 self._obs[index], _, terminated, truncated, info = env.step(actions[index])
                 ended, solved = terminated or truncated, info["level_solved"]
             if ended:
-                self._solved = [*self._solved[-499:], float(solved)]
+                self._solved.append(solved)
                 self._obs[index] = env.reset()[0]
         self.num_states += len(self._envs)
 
@@ -168,8 +169,7 @@ def train_apprentice(
     ones (24 KiB of memory each). The learning rate follows `training_config.steps`, whenever `minutes` end a call.
 
     Raises:
-        ValueError: a policy of another shape than that game's, or a checkpoint of another
-            difficulty, learning rate or network.
+        ValueError: a policy of another shape than that game's, or a checkpoint of another difficulty, learning rate or network.
     """
     check_policy(policy_config)
     folder = Path(folder)

@@ -16,9 +16,8 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor
 
 from genie_agents.coinrun import DEMONSTRATION_LEVELS, ProcgenEnv, make_sb3_vec_env
+from genie_agents.experts.players import PPO_CHECKPOINT
 from genie_agents.policy import ImpalaEncoder
-
-CHECKPOINT = "ppo.zip"
 
 
 class ImpalaExtractor(BaseFeaturesExtractor):
@@ -53,9 +52,9 @@ class TimeLimit(BaseCallback):
 
 
 def save(model: BaseAlgorithm, folder: Path) -> None:
-    temporary = folder / f"{CHECKPOINT}.tmp.zip"
+    temporary = folder / f"{PPO_CHECKPOINT}.tmp.zip"
     model.save(temporary)
-    temporary.replace(folder / CHECKPOINT)
+    temporary.replace(folder / PPO_CHECKPOINT)
 
 
 def train_ppo(
@@ -79,8 +78,8 @@ def train_ppo(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     env = make_sb3_vec_env(num_envs, game, difficulty=difficulty, level_seeds=level_seeds)
-    if (folder / CHECKPOINT).is_file():
-        model = PPO.load(folder / CHECKPOINT, env=env, device=device)
+    if (folder / PPO_CHECKPOINT).is_file():
+        model = PPO.load(folder / PPO_CHECKPOINT, env=env, device=device)
         # Levels are drawn by the environments' own generators: a resumed run must not meet the same levels again.
         env.seed(seed + model.num_timesteps)
     else:
@@ -110,7 +109,7 @@ class PPOExpert:
     """A trained PPO policy as an expert for demonstrations; samples its actions."""
 
     def __init__(self, folder: str | Path) -> None:
-        self.model = PPO.load(Path(folder) / CHECKPOINT, device="cpu")
+        self.model = PPO.load(Path(folder) / PPO_CHECKPOINT, device="cpu")
 
     def begin(self, env: ProcgenEnv) -> bool:
         return True

@@ -41,7 +41,8 @@ def check_policy(config: PolicyConfig) -> None:
 
 
 class AgentTracker:
-    """Follows the agent from a saved state on by its physics: says what a newly saved state would, a hundred times faster.
+    """Follows the agent from a saved state on by its physics: says what a newly saved state would, and saving one
+    takes longer than a step of the game.
 
     Exact but for the rarity that `Planner` names."""
 
