@@ -3,13 +3,17 @@
 Expert videos -> a latent action model labels every transition -> a policy is cloned on the labels -> a mapping from latent to real
 actions is fitted from a few labelled samples -> the agent plays levels nobody has seen -> percent of levels solved.
 
-Agents: genie_lam (the above); oracle (same network and videos, true actions); n_label_bc (same network cloned on the N labelled
-samples alone: what the mapping must beat); random; constant_right_up (solves about two thirds by itself: what a collapsed policy
-would reach).
+Agents, a curve each (--agents): genie_lam (the above); genie_lam_linear and genie_lam_network (the mapping looks at the frame too);
+relabelled, relabelled_linear and relabelled_network (the mapping comes first and names the keys in all videos, the policy is cloned on
+these); oracle (same network and videos, true actions); n_label_bc (same network cloned on the N labelled samples alone: what the
+mapping must beat); random; constant_right_up (solves about two thirds by itself: what a collapsed policy would reach).
 
     python experiments/bc_coinrun.py                   # the demo: at most 20 minutes on 2 CPU cores
     python experiments/bc_coinrun.py --preset paper    # the paper's protocol: 100 levels x 5 seeds, a policy per seed
     python experiments/bc_coinrun.py --train-lam       # with a latent action model trained anew
+    python experiments/bc_coinrun.py --train-lam --lam-games climber jumper ninja    # with one that never saw CoinRun
+    python experiments/bc_coinrun.py --train-lam --lam-labels 5000                   # with one that saw a few true actions
+    python experiments/bc_coinrun.py --finetune-steps 500000                         # and PPO from the cloned policy, and from nothing
 """
 
 from __future__ import annotations
@@ -18,7 +22,6 @@ import argparse
 import csv
 import dataclasses
 import os
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,144 +29,71 @@ import numpy as np
 import torch
 import tyro
 from bc_report import film, known_actions, label_report, write_summary
-from bc_settings import PRESETS, Settings
+from bc_settings import PRESETS, RECIPES, Settings
+from bc_videos import LabelledVideos
+from plot_finetuning import plot_finetuning
 from plot_level_solve import COLUMNS, plot, read_results
 from progress import training_bar
 from run_cache import RunCache
 from tqdm import tqdm
 
-from genie_agents.action_mapping import LatentToRealMapping
-from genie_agents.cloning import Videos, clone
-from genie_agents.coinrun import DEMONSTRATION_LEVELS, NUM_ACTIONS, RIGHT_UP, TEST_LEVELS, VALIDATION_LEVELS, WORLD_MODEL_LEVELS
-from genie_agents.demonstrations import RecordingConfig, open_videos, record_videos
+from genie_agents.action_mapping import FeatureClassifier, FrameMapping, LatentToRealMapping
+from genie_agents.cloning import clone
+from genie_agents.coinrun import DEMONSTRATION_LEVELS, NUM_ACTIONS, RIGHT_UP, TEST_LEVELS, VALIDATION_LEVELS
+from genie_agents.demonstrations import RecordingConfig, open_videos
 from genie_agents.evaluation import Agent, ClonedAgent, ConstantAgent, RandomAgent, evaluate
-from genie_agents.experts.players import identify_expert
 from genie_agents.policy import Policy
 from world_model import LatentActionLabeller
-from world_model.training import TrainingConfig, keep_freed_memory, train_latent_action_model
+from world_model.training import TrainingConfig, keep_freed_memory
 
-AGENTS = ("genie_lam", "oracle", "n_label_bc", "random", "constant_right_up")
+HIDDEN = {"linear": 0, "network": 64}  # units of the mappings that look at features
 
 
 class Study:
-    """The stages of the study, in order. Each returns the folder of what it made; nothing is made twice."""
+    """The stages of the study from labelled videos on, in order. Each returns the folder of what it made; nothing is made twice."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.cache = RunCache(settings.runs)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.videos = LabelledVideos(settings, self.cache, self.device)
 
-    # Videos, latent action model, labels
+    # Mapping
 
-    def videos(self, name: str, levels: range, recording: RecordingConfig, expert: str = "planner") -> Path:
-        def build(folder: Path) -> None:
-            with tqdm(total=len(levels), desc=name, unit="level", dynamic_ncols=True) as bar:
-                for levels_done in record_videos(folder, levels, recording, expert=expert, seed=self.settings.seed):
-                    bar.update(levels_done)
+    def mapping(self, kind: str, difficulty: str, seed: int, count: int) -> LatentToRealMapping | FrameMapping:
+        """From the latent actions that a policy chooses to keys, by `count` labelled samples."""
+        videos = self.videos
+        samples = videos.labelled_samples(difficulty, seed, count)
+        latent_actions, actions = videos.latent_actions[difficulty][samples], videos.true_actions[difficulty][samples]
+        if kind == "dictionary":
+            return LatentToRealMapping.fit(latent_actions, actions, num_codes=videos.labeller.num_codes)
+        features = videos.frame_features[difficulty][samples].astype(np.float32)  # of the frame in which the action is taken
+        inputs = FrameMapping.join(latent_actions, features, num_codes=videos.labeller.num_codes)
+        return FrameMapping(videos.labeller.model, FeatureClassifier.fit(inputs, actions, hidden=HIDDEN[kind], seed=seed))
 
-        about = dataclasses.asdict(recording) | {"levels": [levels[0], levels[-1]], "seed": self.settings.seed}
-        about |= {"expert": identify_expert(expert)}
-        return self.cache.stage(name, about, [], build)
+    def relabeller(self, kind: str, difficulty: str, seed: int, count: int) -> FeatureClassifier:
+        """From features of transitions to keys, by `count` labelled samples."""
+        videos = self.videos
+        samples = videos.labelled_samples(difficulty, seed, count)
+        features, actions = videos.frame_features[difficulty][samples + 1], videos.true_actions[difficulty][samples]
+        return FeatureClassifier.fit(features.astype(np.float32), actions, hidden=HIDDEN[kind], seed=seed)
 
-    def expert(self, difficulty: str) -> str:
-        return f"apprentice-{difficulty}" if self.settings.expert == "apprentice" else self.settings.expert
+    def relabel(self, kind: str, difficulty: str, seed: int, count: int) -> np.ndarray:
+        """The key (N,) of every frame of a difficulty by the labels of `count` samples, -1 where there is no latent action."""
+        latent_actions = self.videos.latent_actions[difficulty]
+        keys = np.full(len(latent_actions), -1)
+        labelled = np.flatnonzero(latent_actions >= 0)
+        if kind == "dictionary":
+            mapping = self.mapping(kind, difficulty, seed, count)
+            keys[labelled] = mapping.predict(latent_actions[labelled])
+        else:
+            features = self.videos.frame_features[difficulty]
+            classifier = self.relabeller(kind, difficulty, seed, count)
+            for part in np.array_split(labelled, len(labelled) // 10_000 + 1):
+                keys[part] = classifier.predict(features[part + 1].astype(np.float32))
+        return keys
 
-    def demonstrations(self, difficulty: str) -> Path:
-        recording = RecordingConfig(difficulty=difficulty, noise=self.settings.noise)
-        return self.videos(f"videos-{difficulty}", DEMONSTRATION_LEVELS[: self.settings.levels], recording, self.expert(difficulty))
-
-    def train_latent_action_model(self) -> Path:
-        """Train on levels that cloning never sees: the noisy planner shows the game, random play what else the keys do."""
-        settings, sources = self.settings, []
-        random_levels = settings.lam_levels // 4
-        for difficulty in settings.difficulties:
-            recording = RecordingConfig(difficulty=difficulty, cut_noise=False, keep_unsolved=True, max_steps=200)
-            levels = WORLD_MODEL_LEVELS[: settings.lam_levels]
-            sources += [
-                self.videos(f"lam-videos-random-{difficulty}", levels[:random_levels], recording, "random"),
-                self.videos(f"lam-videos-planner-{difficulty}", levels[random_levels:], recording),
-            ]
-
-        def build(folder: Path) -> None:
-            model = train_latent_action_model(
-                [file for source in sources for file in open_videos(source)],
-                settings.lam_model,
-                settings.lam_training,
-                clip_length=settings.lam_clip_length,
-                batch_size=settings.lam_batch_size,
-                seed=settings.seed,
-                device=self.device,
-                checkpoint=folder / "checkpoint.safetensors",
-                on_step=training_bar("latent action model", settings.lam_training.steps),
-            )
-            model.save_pretrained(folder)
-
-        about = {name: getattr(settings, name) for name in ("lam_clip_length", "lam_batch_size", "seed")}
-        about |= {name: dataclasses.asdict(getattr(settings, name)) for name in ("lam_model", "lam_training")}
-        return self.cache.stage("lam", about, sources, build)
-
-    @cached_property
-    def labeller(self) -> LatentActionLabeller:
-        return LatentActionLabeller.from_pretrained(self.train_latent_action_model() if self.settings.train_lam else self.settings.lam)
-
-    def labels(self, difficulty: str) -> Path:
-        source = self.demonstrations(difficulty)
-
-        def build(folder: Path) -> None:
-            labels, files = [], open_videos(source)
-            frames = sum(file.num_frames for file in files)
-            with tqdm(total=frames, desc=f"labels-{difficulty}", unit="frame", dynamic_ncols=True) as bar:
-                for file in files:
-                    labels.append(self.labeller.label(file))
-                    bar.update(file.num_frames)
-            np.save(folder / "labels.npy", np.concatenate(labels))
-
-        return self.cache.stage(f"labels-{difficulty}", {"labeller": self.labeller.identity}, [source], build)
-
-    # What is held in memory: the frames of all difficulties in a row, and per difficulty one latent and one true action a frame
-
-    @cached_property
-    def frames(self) -> Videos:
-        return Videos.load([file for d in self.settings.difficulties for file in open_videos(self.demonstrations(d))])
-
-    @cached_property
-    def true_actions(self) -> dict[str, np.ndarray]:
-        return {d: np.concatenate([f.actions() for f in open_videos(self.demonstrations(d))]) for d in self.settings.difficulties}
-
-    @cached_property
-    def latent_actions(self) -> dict[str, np.ndarray]:
-        return {d: np.load(self.labels(d) / "labels.npy") for d in self.settings.difficulties}
-
-    def first_frame(self, difficulty: str) -> int:
-        """Where a difficulty's frames begin among all frames."""
-        before = self.settings.difficulties[: self.settings.difficulties.index(difficulty)]
-        return sum(len(self.true_actions[d]) for d in before)
-
-    def usable(self, difficulty: str) -> np.ndarray:
-        """The frames (indices within a difficulty) to learn from: all but those too near an episode's start to be labelled in context.
-
-        Where a video goes on after a cut, in mid-jump, the labeller cannot know that the agent was rising already, and sees a take-off.
-        """
-        context = self.labeller.model.config.context_frames - 2
-        labels = self.latent_actions[difficulty]
-        starts = np.flatnonzero(np.append(-1, labels[:-1]) == -1)
-        early = (starts[:, None] + np.arange(context)).ravel()
-        return np.setdiff1d(np.flatnonzero(labels >= 0), early)
-
-    def labelled_samples(self, difficulty: str, seed: int, count: int) -> np.ndarray:
-        """The frames of a difficulty whose true action may be seen, drawn evenly over the latent actions; more contain the fewer.
-
-        Which frames to have labelled is ours to choose, and the latent actions are known for all: without the choice, 16 samples seldom
-        hold a single take-off.
-        """
-        samples = np.random.default_rng((self.settings.seed, seed)).permutation(self.usable(difficulty))
-        codes = self.latent_actions[difficulty][samples]
-        rank = np.empty(len(samples), dtype=np.int64)  # a sample's place among those of its own latent action
-        for code in np.unique(codes):
-            rank[codes == code] = np.arange((codes == code).sum())
-        return samples[np.argsort(rank, kind="stable")[:count]]
-
-    # Cloning and mapping
+    # Cloning
 
     def clone(
         self,
@@ -177,14 +107,15 @@ class Study:
         samples: np.ndarray | None = None,
         checkpoint: Path | None = None,
     ) -> Policy:
+        videos, difficulties = self.videos, self.settings.difficulties
+        if samples is None:
+            samples = np.concatenate([videos.first_frame(d) + videos.usable(d) for d in difficulties])
         return clone(
             dataclasses.replace(self.settings.policy, num_actions=num_actions),
             training,
-            self.frames,
-            np.concatenate([labels[d] for d in self.settings.difficulties]),
-            samples=np.concatenate([self.first_frame(d) + self.usable(d) for d in self.settings.difficulties])
-            if samples is None
-            else samples,
+            videos.frames,
+            np.concatenate([labels[d] for d in difficulties]),
+            samples=samples,
             batch_size=batch_size,
             balance=self.settings.label_balance,
             seed=seed,
@@ -193,47 +124,75 @@ class Study:
             on_step=training_bar(title, training.steps) if title else None,
         )
 
-    def policy(self, agent: str, seed: int) -> Path:
-        """Clone one policy from the videos of all difficulties, on latent or on true actions."""
-        settings = self.settings
-        sources = [self.labels(d) for d in settings.difficulties]  # the oracle too: labels say which frames are learned from
+    def policy(self, agent: str, seed: int, count: int = 0) -> Path:
+        """Clone one policy from the videos of all difficulties: on latent actions, on true ones, or on those that `count` labels give."""
+        settings, videos = self.settings, self.videos
+        sources = [videos.labels(d) for d in settings.difficulties]  # the oracle too: labels say which frames are learned from
+        recipe = RECIPES.get(agent)
+        about = {"seed": seed, "batch_size": settings.cloning_batch_size, "balance": settings.label_balance}
+        about |= {name: dataclasses.asdict(getattr(settings, name)) for name in ("policy", "cloning")}
+        if recipe is None:
+            name = "oracle"
+        elif recipe.order == "clone_then_map":
+            name = "genie_lam"  # one policy of latent actions serves all mappings
+        else:
+            name = f"{agent}-{count}"
+            about |= {"mapping": recipe.mapping, "labelled_samples": count}
+            sources += [videos.features(d) for d in settings.difficulties if recipe.mapping != "dictionary"]
 
         def build(folder: Path) -> None:
-            latent = agent == "genie_lam"
+            if name == "oracle":
+                labels, num_actions = videos.true_actions, NUM_ACTIONS
+            elif name == "genie_lam":
+                labels, num_actions = videos.latent_actions, videos.labeller.num_codes
+            else:
+                labels, num_actions = {d: self.relabel(recipe.mapping, d, seed, count) for d in settings.difficulties}, NUM_ACTIONS
             policy = self.clone(
-                self.latent_actions if latent else self.true_actions,
-                self.labeller.num_codes if latent else NUM_ACTIONS,
+                labels,
+                num_actions,
                 settings.cloning,
                 batch_size=settings.cloning_batch_size,
                 seed=seed,
-                title=f"clone {agent}",
+                title=f"clone {name}",
                 checkpoint=folder / "checkpoint.safetensors",
             )
             policy.save_pretrained(folder)
 
-        about = {"seed": seed, "batch_size": settings.cloning_batch_size, "balance": settings.label_balance}
-        about |= {name: dataclasses.asdict(getattr(settings, name)) for name in ("policy", "cloning")}
-        return self.cache.stage(f"clone-{agent}-seed{seed}", about, sources, build)
-
-    def mapping(self, difficulty: str, seed: int, count: int) -> LatentToRealMapping:
-        samples = self.labelled_samples(difficulty, seed, count)
-        latent_actions, actions = self.latent_actions[difficulty][samples], self.true_actions[difficulty][samples]
-        return LatentToRealMapping.fit(latent_actions, actions, num_codes=self.labeller.num_codes)
+        return self.cache.stage(f"clone-{name}-seed{seed}", about, sources, build)
 
     def n_label_policy(self, difficulty: str, seed: int, count: int) -> Policy:
         """The same network cloned on the labelled samples alone."""
         return self.clone(
-            self.true_actions,
+            self.videos.true_actions,
             NUM_ACTIONS,
             self.settings.n_label_cloning,
             batch_size=self.settings.n_label_batch_size,
             seed=seed,
-            samples=self.first_frame(difficulty) + self.labelled_samples(difficulty, seed, count),
+            samples=self.videos.first_frame(difficulty) + self.videos.labelled_samples(difficulty, seed, count),
         )
 
     # Play
 
-    def agent(self, name: str, difficulty: str, seed: int, count: int, policies: dict[int, Path]) -> Agent:
+    @property
+    def evaluation_levels(self) -> range:
+        return VALIDATION_LEVELS if self.settings.validation else TEST_LEVELS
+
+    def counts(self, name: str) -> tuple[int, ...]:
+        """The numbers of labelled samples that an agent is made with; 0 for one that needs none."""
+        return self.settings.labelled_samples if name in RECIPES or name == "n_label_bc" else (0,)
+
+    def policies(self, name: str) -> dict[tuple[int, int], Path]:
+        """The policy of an agent for each seed and number of labelled samples."""
+        settings = self.settings
+        if name not in RECIPES and name != "oracle":
+            return {}
+        return {
+            (seed, count): self.policy(name, seed if settings.policy_per_seed else settings.seed, count)
+            for count in self.counts(name)
+            for seed in range(settings.seeds)
+        }
+
+    def agent(self, name: str, difficulty: str, seed: int, count: int, policies: dict[tuple[int, int], Path]) -> Agent:
         if name == "random":
             return RandomAgent()
         if name == "constant_right_up":
@@ -241,64 +200,134 @@ class Study:
         temperature = self.settings.temperature
         if name == "n_label_bc":
             return ClonedAgent(self.n_label_policy(difficulty, seed, count), temperature=temperature)
-        policy = Policy.from_pretrained(policies[seed], device=self.device)
-        mapping = self.mapping(difficulty, seed, count) if name == "genie_lam" else None
-        return ClonedAgent(policy, mapping, temperature=temperature)
+        policy = Policy.from_pretrained(policies[seed, count], device=self.device)
+        recipe = RECIPES.get(name)
+        if recipe is None or recipe.order == "map_then_clone":
+            return ClonedAgent(policy, temperature=temperature)
+        return ClonedAgent(policy, self.mapping(recipe.mapping, difficulty, seed, count), temperature=temperature)
+
+    def levels_solved(self, agent: Agent, difficulty: str, seed: int) -> np.ndarray:
+        """Which of the held-out levels (L,) bool of a seed the agent solves."""
+        settings = self.settings
+        levels = self.evaluation_levels[seed * settings.evaluation_levels : (seed + 1) * settings.evaluation_levels]
+        return evaluate(agent, levels, difficulty=difficulty, seed=seed, max_steps=settings.max_steps).solved
 
     def results(self, name: str, difficulty: str) -> Path:
         """Play held-out levels: rows.csv has a row for each seed and number of labelled samples, written as they come."""
-        settings = self.settings
-        policies: dict[int, Path] = {}
-        if name in ("genie_lam", "oracle"):
-            policies = {s: self.policy(name, s if settings.policy_per_seed else settings.seed) for s in range(settings.seeds)}
-        counts = settings.labelled_samples if name in ("genie_lam", "n_label_bc") else (0,)
-        levels = VALIDATION_LEVELS if settings.validation else TEST_LEVELS
+        settings, policies = self.settings, self.policies(name)
 
         def build(folder: Path) -> None:
             path = folder / "rows.csv"
             done = {(int(row[2] or 0), int(row[3])) for row in csv.reader(path.open())} if path.exists() else set()
-            todo = [(count, seed) for seed in range(settings.seeds) for count in counts if (count, seed) not in done]
+            todo = [(count, seed) for seed in range(settings.seeds) for count in self.counts(name) if (count, seed) not in done]
             for count, seed in tqdm(todo, desc=f"play {name}, {difficulty}", unit="evaluation", dynamic_ncols=True):
-                level_seeds = levels[seed * settings.evaluation_levels : (seed + 1) * settings.evaluation_levels]
-                agent = self.agent(name, difficulty, seed, count, policies)
-                solved = evaluate(agent, level_seeds, difficulty=difficulty, seed=seed, max_steps=settings.max_steps).solved
+                solved = self.levels_solved(self.agent(name, difficulty, seed, count, policies), difficulty, seed)
                 with path.open("a", newline="") as file:
                     csv.writer(file).writerow([name, difficulty, count or "", seed, len(solved), int(solved.sum())])
 
         about = {name: getattr(settings, name) for name in ("seeds", "seed", "evaluation_levels", "max_steps", "temperature")}
-        about |= {"first_level": levels[0], "labelled_samples": counts}
+        about |= {"first_level": self.evaluation_levels[0], "labelled_samples": self.counts(name)}
         below = list(dict.fromkeys(policies.values()))
+        if name in RECIPES:
+            about |= {"recipe": dataclasses.asdict(RECIPES[name])}
+            below += [self.videos.features(d) for d in settings.difficulties if RECIPES[name].mapping != "dictionary"]
         if name == "n_label_bc":
-            below = [self.labels(d) for d in settings.difficulties]
+            below = [self.videos.labels(d) for d in settings.difficulties]
             about |= {n: dataclasses.asdict(getattr(settings, n)) for n in ("policy", "n_label_cloning")}
             about |= {n: getattr(settings, n) for n in ("n_label_batch_size", "label_balance")}
         return self.cache.stage(f"play-{name}-{difficulty}", about, below, build)
 
-    def label_report(
-        self, labeller: LatentActionLabeller, difficulty: str, mappings: dict[int, LatentToRealMapping] | None = None
-    ) -> dict[str, Any]:
+    # Fine-tuning by reward
+
+    def finetuned(self, start: str, difficulty: str) -> Path:
+        """PPO from the cloned Genie LAM policy (start "genie_lam") or from an untrained network ("nothing"): returns.csv follows the mean
+        return over environment steps, rows.csv has the held-out levels solved at the end, a row a seed."""
+        from genie_agents.finetuning import finetune  # here, because Stable-Baselines3 is slow to import and seldom needed
+
+        settings, count = self.settings, self.settings.labelled_samples[-1]
+        below = [self.policy("genie_lam", settings.seed)] if start == "genie_lam" else []
+
+        def build(folder: Path) -> None:
+            if start == "genie_lam":
+                policy, mapping = Policy.from_pretrained(below[0]), self.mapping("dictionary", difficulty, settings.seed, count)
+            else:
+                with torch.random.fork_rng(devices=[]):
+                    torch.manual_seed(settings.seed)
+                    policy, mapping = Policy(dataclasses.replace(settings.policy, num_actions=NUM_ACTIONS)), None
+            with tqdm(total=settings.finetune_steps, desc=f"PPO from {start}, {difficulty}", unit="step", dynamic_ncols=True) as bar:
+
+                def on_rollout(steps: int, mean_return: float) -> None:
+                    bar.set_postfix({"mean return": f"{mean_return:.2f}"})
+                    bar.update(steps - bar.n)
+                    with (folder / "returns.csv").open("a", newline="") as file:
+                        csv.writer(file).writerow([steps, mean_return])
+
+                agent = finetune(
+                    folder,
+                    policy,
+                    mapping,
+                    total_steps=settings.finetune_steps,
+                    learning_rate=settings.finetune_learning_rate if start == "genie_lam" else 5e-4,
+                    difficulty=difficulty,
+                    level_seeds=DEMONSTRATION_LEVELS,
+                    seed=settings.seed,
+                    device=self.device,
+                    on_rollout=on_rollout,
+                )
+            solved = [self.levels_solved(agent, difficulty, seed) for seed in range(settings.seeds)]
+            rows = [[f"ppo_from_{start}", difficulty, "", seed, len(s), int(s.sum())] for seed, s in enumerate(solved)]
+            with (folder / "rows.csv").open("w", newline="") as file:
+                csv.writer(file).writerows(rows)
+
+        about = {name: getattr(settings, name) for name in ("finetune_steps", "seeds", "seed", "evaluation_levels", "max_steps")}
+        about |= {"first_level": self.evaluation_levels[0], "policy": dataclasses.asdict(settings.policy)}
+        about |= {"labelled_samples": count, "learning_rate": settings.finetune_learning_rate} if start == "genie_lam" else {}
+        return self.cache.stage(f"ppo-from-{start}-{difficulty}", about, below, build)
+
+    # Report
+
+    def label_report(self, labeller: LatentActionLabeller, difficulty: str, *, with_mappings: bool = True) -> dict[str, Any]:
         """How well a labeller names the undisturbed expert's keys on levels that neither model nor mapping saw."""
+        settings, videos = self.settings, self.videos
         recording = RecordingConfig(difficulty=difficulty, noise=0, delay=0, keep_unsolved=True)
-        files = open_videos(self.videos(f"report-videos-{difficulty}", VALIDATION_LEVELS[-100:], recording, self.expert(difficulty)))
+        folder = videos.record(f"report-videos-{difficulty}", VALIDATION_LEVELS[-100:], recording, videos.expert(difficulty))
+        files = open_videos(folder)
         labels = np.concatenate([labeller.label(file) for file in files])
-        return label_report(labels, *known_actions(files), num_codes=labeller.num_codes, mappings=mappings)
+        if not with_mappings:
+            return label_report(labels, *known_actions(files), num_codes=labeller.num_codes)
+        kinds = dict.fromkeys(RECIPES[name].mapping for name in settings.agents if name in RECIPES)
+        named = {}
+        for kind in kinds:
+            if kind != "dictionary":
+                features = np.concatenate([labeller.describe(file) for file in files])[1:]
+            for count in settings.labelled_samples:
+                if kind == "dictionary":
+                    keys = self.mapping(kind, difficulty, settings.seed, count).predict(labels)
+                else:
+                    keys = np.append(self.relabeller(kind, difficulty, settings.seed, count).predict(features), -1)
+                named[f"{kind}, {count}"] = keys
+        return label_report(labels, *known_actions(files), num_codes=labeller.num_codes, named=named)
 
     def run(self) -> None:
         settings = self.settings
         settings.output.mkdir(parents=True, exist_ok=True)
-        rows = [row for name in AGENTS for d in settings.difficulties for row in csv.reader((self.results(name, d) / "rows.csv").open())]
+        folders = [self.results(name, d) for name in settings.agents for d in settings.difficulties]
+        starts = ("genie_lam", "nothing") if settings.finetune_steps else ()
+        finetuned = {(start, d): self.finetuned(start, d) for start in starts for d in settings.difficulties}
+        rows = [row for folder in [*folders, *finetuned.values()] for row in csv.reader((folder / "rows.csv").open())]
         results = settings.output / "results.csv"
         with (temporary := results.with_suffix(".tmp")).open("w", newline="") as file:
             csv.writer(file).writerows([COLUMNS, *rows])
         os.replace(temporary, results)
         plot(read_results([results]), settings.output / "level_solve.png")
-        difficulty, count = settings.difficulties[0], settings.labelled_samples[-1]
-        policies = {0: self.policy("genie_lam", settings.seed)}
-        levels = VALIDATION_LEVELS if settings.validation else TEST_LEVELS
-        film(self.agent("genie_lam", difficulty, 0, count, policies), levels[:4], difficulty, settings.output / "agent.gif")
-        mappings = {d: {n: self.mapping(d, 0, n) for n in settings.labelled_samples} for d in settings.difficulties}
-        reports = {d: self.label_report(self.labeller, d, mappings[d]) for d in settings.difficulties}
-        write_summary(settings.output, settings, self.cache.seconds, self.labeller.identity, reports, read_results([results]))
+        if finetuned:
+            plot_finetuning({key: folder / "returns.csv" for key, folder in finetuned.items()}, settings.output / "finetuning.png")
+        name = next((name for name in settings.agents if name in RECIPES), settings.agents[0])
+        difficulty, count = settings.difficulties[0], self.counts(name)[-1]
+        agent = self.agent(name, difficulty, 0, count, self.policies(name))
+        film(agent, self.evaluation_levels[:4], difficulty, settings.output / "agent.gif")
+        reports = {d: self.label_report(self.videos.labeller, d) for d in settings.difficulties}
+        write_summary(settings.output, settings, self.cache.seconds, self.videos.labeller.identity, reports, read_results([results]))
 
 
 def main() -> None:
@@ -308,7 +337,7 @@ def main() -> None:
     settings = tyro.cli(Settings, default=PRESETS[preset], description=__doc__)
     keep_freed_memory()
     Study(settings).run()
-    print(f"results.csv, summary.json, level_solve.png and agent.gif are in {settings.output}")
+    print(f"results.csv, summary.json and the pictures are in {settings.output}")
 
 
 if __name__ == "__main__":

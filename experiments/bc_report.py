@@ -18,7 +18,6 @@ from PIL import Image
 from plot_level_solve import Percents
 from tqdm import tqdm
 
-from genie_agents.action_mapping import LatentToRealMapping
 from genie_agents.coinrun import ACTION_NAMES, AIRBORNE_ALIASES, ALIASES, GROUND_ALIASES, TAKE_OFFS
 from genie_agents.demonstrations import find_ground_frames
 from genie_agents.evaluation import Agent, confidence_interval, evaluate
@@ -33,10 +32,10 @@ def known_actions(files: Sequence[VideoFile]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def label_report(
-    labels: np.ndarray, actions: np.ndarray, ground: np.ndarray, *, num_codes: int, mappings: dict[int, LatentToRealMapping] | None = None
+    labels: np.ndarray, actions: np.ndarray, ground: np.ndarray, *, num_codes: int, named: dict[str, np.ndarray] | None = None
 ) -> dict[str, Any]:
     """How well labels (N,) name the true actions (N,), both -1 on the last frame of each episode, `ground` (N,) bool being
-    the frames on which the player stands.
+    the frames on which the player stands. `named`: the keys (N,) that mappings made of the labels.
 
     Agreement is counted on all frames and on ground frames (in the air the keys for up and down do nothing, and no video can show
     them), after merging keys that do the same. A take-off is any key for up on the ground.
@@ -59,7 +58,7 @@ def label_report(
         "take_off_precision": precision,
         "take_off_recall": recall,
         "mapping_agreement_on_ground": {
-            count: mapping.agreement(ground_codes, actions[ground], GROUND_ALIASES) for count, mapping in (mappings or {}).items()
+            name: float((GROUND_ALIASES[keys[ground]] == ground_keys).mean()) for name, keys in (named or {}).items()
         },
     }
 

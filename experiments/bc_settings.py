@@ -6,10 +6,45 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from genie_agents.coinrun import DEMONSTRATION_LEVELS, DIFFICULTIES, TEST_LEVELS, WORLD_MODEL_LEVELS
+from genie_agents.coinrun import DEMONSTRATION_LEVELS, DIFFICULTIES, GAMES, TEST_LEVELS, WORLD_MODEL_LEVELS
 from genie_agents.policy import PolicyConfig
 from world_model import LatentActionConfig
 from world_model.training import TrainingConfig
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How an agent comes from videos and N labelled samples.
+
+    order: the paper clones latent actions and maps those that the policy chooses; LAPO+ (Morin et al. 2026) first names the keys in all
+    videos and clones these. mapping: by the latent action alone (the paper's dictionary), or also by features of the latent action
+    model, read by a linear layer or a small network.
+    """
+
+    order: Literal["clone_then_map", "map_then_clone"]
+    mapping: Literal["dictionary", "linear", "network"]
+
+
+RECIPES = {
+    "genie_lam": Recipe("clone_then_map", "dictionary"),
+    "genie_lam_linear": Recipe("clone_then_map", "linear"),
+    "genie_lam_network": Recipe("clone_then_map", "network"),
+    "relabelled": Recipe("map_then_clone", "dictionary"),
+    "relabelled_linear": Recipe("map_then_clone", "linear"),
+    "relabelled_network": Recipe("map_then_clone", "network"),
+}
+AgentName = Literal[
+    "genie_lam",
+    "genie_lam_linear",
+    "genie_lam_network",
+    "relabelled",
+    "relabelled_linear",
+    "relabelled_network",
+    "oracle",
+    "n_label_bc",
+    "random",
+    "constant_right_up",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +62,9 @@ class Settings:
     difficulties: tuple[Literal["easy", "hard"], ...] = ("easy",)
     """difficulties to record and to play, easy, hard or both; one policy is cloned from the videos of all of them"""
 
+    agents: tuple[AgentName, ...] = ("genie_lam", "oracle", "n_label_bc", "random", "constant_right_up")
+    """who plays, a curve each; see above"""
+
     levels: int = 8000
     """levels recorded for cloning, per difficulty; the levels that the expert loses are dropped"""
     expert: str = "apprentice"
@@ -39,8 +77,13 @@ class Settings:
     """latent action model that labels: that of a world which ships with the package, by name, or the folder of one or of a world"""
     train_lam: bool = False
     """train a latent action model anew instead, on videos of levels that cloning never sees"""
+    lam_games: tuple[str, ...] = ("coinrun",)
+    """Procgen games in those videos; climber jumper ninja are the other platformers, of which none looks like CoinRun"""
+    lam_labels: int = 0
+    """transitions of those videos whose true action the training of the latent action model may see, besides the labelled samples"""
     lam_levels: int = 2000
-    """levels recorded for --train-lam, per difficulty: a quarter played at random, the rest by the noisy planner"""
+    """levels recorded for --train-lam, per game and difficulty: a quarter played at random, the rest by CoinRun's noisy
+    planner, or, in other games, with keys held for long"""
     lam_model: LatentActionConfig = field(default_factory=LatentActionConfig)
     lam_training: TrainingConfig = TrainingConfig(steps=3000, learning_rate=2e-3)
     lam_clip_length: int = 8
@@ -56,7 +99,13 @@ class Settings:
     policy_per_seed: bool = False
     """clone a policy for every seed, as the paper does; else one serves all seeds, and the intervals leave training out"""
 
-    labelled_samples: tuple[int, ...] = (16, 64, 256, 1024)
+    finetune_steps: int = 0
+    """environment steps of PPO on the real game, from the Genie LAM agent with the most labelled samples and, to compare, from an untrained
+    network; 0 for none"""
+    finetune_learning_rate: float = 1e-4
+    """of PPO from the cloned policy; from nothing it is the Procgen paper's, 5e-4"""
+
+    labelled_samples: tuple[int, ...] = (16, 64, 200, 1024)
     """numbers N of labelled samples for the mapping and for N-label BC"""
     seeds: int = 5
     """seeds: each plays other levels and draws other labelled samples"""
@@ -76,6 +125,14 @@ class Settings:
             raise ValueError(f"lam_levels is {self.lam_levels}; record from 4 to {len(WORLD_MODEL_LEVELS)}")
         if not 1 <= self.seeds * self.evaluation_levels <= len(TEST_LEVELS):
             raise ValueError(f"seeds x evaluation_levels must lie between 1 and {len(TEST_LEVELS)} levels")
+        if not self.agents:
+            raise ValueError("agents is empty; choose at least one")
+        if unknown := set(self.lam_games) - set(GAMES) or not self.lam_games:
+            raise ValueError(f"lam_games must name games of Procgen, at least one; {unknown} are none: choose among {', '.join(GAMES)}")
+        if self.lam_games != ("coinrun",) and not self.train_lam or self.lam_labels and not self.train_lam:
+            raise ValueError("lam_games and lam_labels are for a latent action model trained anew; add --train-lam")
+        if self.finetune_steps and self.policy.architecture != "nature":
+            raise ValueError(f"finetune_steps needs a policy of the nature architecture, not {self.policy.architecture!r}")
         if not self.labelled_samples or min(self.labelled_samples) < 1:
             raise ValueError("labelled_samples needs at least one number, each at least 1")
         if not 0 <= self.label_balance <= 1:

@@ -1,14 +1,16 @@
 """Draw percent of levels solved over the number of labelled samples, from one or several results.csv.
 
-python experiments/plot_level_solve.py experiments/results/bc_coinrun/demo/results.csv --output level_solve.png
+python experiments/plot_level_solve.py A/results.csv --others "LAM of other games" B/results.csv --output level_solve.png
 """
 
 from __future__ import annotations
 
 import csv
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 import matplotlib
 import numpy as np
@@ -18,12 +20,20 @@ from genie_agents.evaluation import confidence_interval
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
 
 COLUMNS = ["agent", "difficulty", "labelled_samples", "seed", "levels", "levels_solved"]
 STYLES = {
     "genie_lam": ("Genie LAM (no action labels in cloning)", "#d1495b", "o"),
+    "genie_lam_linear": ("Genie LAM, linear mapping that sees the frame", "#e08e45", "v"),
+    "genie_lam_network": ("Genie LAM, network mapping that sees the frame", "#b5651d", "^"),
+    "relabelled": ("Genie LAM, videos relabelled by the dictionary", "#8e6c8a", "D"),
+    "relabelled_linear": ("Genie LAM, videos relabelled by a linear layer", "#7b2cbf", "P"),
+    "relabelled_network": ("Genie LAM, videos relabelled by a network", "#3c096c", "X"),
     "n_label_bc": ("N-label BC (cloned on the N samples only)", "#30638e", "s"),
     "oracle": ("oracle (all true actions)", "#2e7d32", None),
+    "ppo_from_genie_lam": ("Genie LAM, fine-tuned by PPO", "#0a9396", None),
+    "ppo_from_nothing": ("PPO from nothing, same steps", "#94d2bd", None),
     "constant_right_up": ("constant RIGHT+UP", "#7a7a7a", None),
     "random": ("random", "#b5b5b5", None),
 }
@@ -51,12 +61,14 @@ def read_results(paths: list[Path]) -> Percents:
     return percents
 
 
-def plot(percents: Percents, output: Path) -> None:
-    """One panel a difficulty: curves with 95 % bands over seeds for agents that use N samples, lines for those that do not."""
+def plot(percents: Percents, output: Path, others: Mapping[str, Percents] = MappingProxyType({})) -> None:
+    """One panel a difficulty: curves with 95 % bands over seeds for agents that use N samples, lines for those that do not.
+
+    `others` are results by name, with another latent action model, say: of these only what differs is drawn, the Genie agents' curves.
+    """
     difficulties = sorted({difficulty for _, difficulty, _ in percents})
-    figure, axes = plt.subplots(1, len(difficulties), figsize=(6.2 * len(difficulties), 4.8), sharey=True, squeeze=False)
+    figure, axes = plt.subplots(1, len(difficulties), figsize=(6.6 * len(difficulties), 5.4), sharey=True, squeeze=False)
     for axis, difficulty in zip(axes[0], difficulties, strict=True):
-        samples = sorted({n for _, d, n in percents if d == difficulty and n > 0})
         for agent, (label, color, marker) in STYLES.items():
             if marker is None and (agent, difficulty, 0) in percents:
                 values = percents[agent, difficulty, 0]
@@ -64,14 +76,12 @@ def plot(percents: Percents, output: Path) -> None:
                 axis.axhline(mean, color=color, linestyle="--", label=f"{label}: {mean:.1f}")
                 axis.axhspan(low, high, color=color, alpha=0.08, linewidth=0)
             elif marker is not None:
-                counts = [n for n in samples if (agent, difficulty, n) in percents]
-                if counts:
-                    means = [np.mean(percents[agent, difficulty, n]) for n in counts]
-                    bands = np.array([confidence_interval(percents[agent, difficulty, n]) for n in counts])
-                    axis.plot(counts, means, color=color, marker=marker, label=label)
-                    axis.fill_between(counts, bands[:, 0], bands[:, 1], color=color, alpha=0.18, linewidth=0)
+                draw_curve(axis, percents, agent, difficulty, label, color=color, marker=marker)
+                for name, other in others.items() if agent != "n_label_bc" else ():
+                    draw_curve(axis, other, agent, difficulty, f"{label}; {name}", color=color, marker=marker, linestyle=":")
         axis.set_title(f"CoinRun, {difficulty}")
         axis.set_xlabel("labelled samples N")
+        samples = sorted({n for _, d, n in percents if d == difficulty and n > 0})
         if samples:
             axis.set_xscale("log", base=2)
             axis.set_xticks(samples, [str(n) for n in samples])
@@ -85,17 +95,30 @@ def plot(percents: Percents, output: Path) -> None:
     plt.close(figure)
 
 
+def draw_curve(axis: Axes, percents: Percents, agent: str, difficulty: str, label: str, *, color: str, **style: str) -> None:
+    """Mean and 95 % band of an agent over the number of labelled samples, if it played."""
+    counts = sorted(n for a, d, n in percents if (a, d) == (agent, difficulty))
+    if counts:
+        means = [np.mean(percents[agent, difficulty, n]) for n in counts]
+        bands = np.array([confidence_interval(percents[agent, difficulty, n]) for n in counts])
+        axis.plot(counts, means, color=color, label=label, **style)
+        axis.fill_between(counts, bands[:, 0], bands[:, 1], color=color, alpha=0.12, linewidth=0)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """Draw percent of levels solved over labelled samples; several runs are pooled as further seeds."""
 
     results: tyro.conf.Positional[tuple[Path, ...]]
     """results.csv of one or several runs"""
+    others: dict[str, Path] = field(default_factory=dict)
+    """a name and the results.csv of a run with another latent action model, whose Genie agents are drawn beside the first"""
     output: Path = Path("level_solve.png")
     """picture to write"""
 
 
 if __name__ == "__main__":
     settings = tyro.cli(Settings, description=__doc__)
-    plot(read_results(list(settings.results)), settings.output)
+    others = {name: read_results([path]) for name, path in settings.others.items()}
+    plot(read_results(list(settings.results)), settings.output, others)
     print(f"wrote {settings.output}")

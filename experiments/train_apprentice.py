@@ -30,7 +30,8 @@ class Settings:
     difficulty: Literal["easy", "hard"] = "easy"
     minutes: float | None = None
     """end this call after so much time; the same command goes on"""
-    policy: PolicyConfig = PolicyConfig(num_actions=2)
+    policy: PolicyConfig = PolicyConfig(num_actions=5)
+    """its number of actions is that of the moves it may make: 2 runs and jumps, more brake before they jump"""
     training: TrainingConfig = TrainingConfig(steps=10_000, learning_rate=5e-4)
     num_envs: int = 32
     """decisions played, and labelled by the planner, in a step"""

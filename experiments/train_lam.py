@@ -1,6 +1,7 @@
 """Train a latent action model of CoinRun by itself, and write its card. That of coinrun-small, which ships, was made by it.
 
     python experiments/train_lam.py
+    python experiments/train_lam.py --lam-games climber jumper ninja --output runs/lam-platformers    # one that never saw CoinRun
     python experiments/train_world_model.py --latent-action-training frozen --lam runs/lam    # a world that obeys it
 
 It learns from CoinRun videos of levels 0 to 9,999 without their actions; the actions of other, validation levels serve to
@@ -41,8 +42,9 @@ def card(settings: Settings, reports: dict[str, dict[str, Any]], seconds: dict[s
     lines = [
         "# A latent action model of CoinRun",
         "",
-        f"- Data: CoinRun, {' and '.join(settings.difficulties)}, levels 0 to {settings.lam_levels - 1}: a quarter played at random, the",
-        "  rest by the planner with 10 % noise; frames only, no actions.",
+        f"- Data: {', '.join(settings.lam_games)}, {' and '.join(settings.difficulties)}, levels 0 to {settings.lam_levels - 1}: a quarter",
+        "  played at random, the rest by CoinRun's planner with 10 % noise or, in other games, with keys held for long;",
+        f"  frames only, but for the true actions of {settings.lam_labels} transitions.",
         f"- Command: `python {' '.join(map(shlex.quote, sys.argv))}`",
         f"- Training: {settings.lam_training.steps} steps of {settings.lam_batch_size} clips of {settings.lam_clip_length} frames, rate "
         f"{settings.lam_training.learning_rate}, seed {settings.seed}; {seconds['lam']:.0f} s.",
@@ -79,10 +81,10 @@ def main() -> None:
     settings = tyro.cli(Settings, default=DEFAULTS, description=__doc__)
     keep_freed_memory()
     study = Study(settings)
-    folder = study.train_latent_action_model()
+    folder = study.videos.train_latent_action_model()
     save_model(settings.output, LatentActionModel.from_pretrained(folder), half=True)
     labeller = LatentActionLabeller.from_pretrained(settings.output)
-    reports = {d: study.label_report(labeller, d) for d in settings.difficulties}
+    reports = {d: study.label_report(labeller, d, with_mappings=False) for d in settings.difficulties}
     (settings.output / "card.md").write_text(card(settings, reports, study.cache.seconds))
     print((settings.output / "card.md").read_text())
 

@@ -1,4 +1,11 @@
-"""From latent actions to the keys of the real game, learned from a few hundred labelled samples (Genie, section 3.3)."""
+"""From latent actions to the keys of the real game, learned from a few hundred labelled samples.
+
+`LatentToRealMapping` is the paper's dictionary, which knows the code alone (Genie, section 3.3). `FeatureClassifier` reads features of
+the latent action model, which tell more than the code: for relabelling whole videos before cloning (LAPO+, Morin et al. 2026), or,
+as a `FrameMapping`, beside the latent action that a policy has chosen.
+
+Shapes: N samples, F features, K latent actions, A real actions, T frames, H, W, C pixels.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +15,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from genie_agents.coinrun import NUM_ACTIONS
+from world_model import LatentActionModel
+from world_model.precision import bf16_autocast
 
 FORMAT = "genie-agents latent-to-real mapping, version 1"
+
+
+def draw(logits: np.ndarray, generator: np.random.Generator, temperature: float) -> np.ndarray:
+    """Actions (N,) drawn from the softmax of logits (N, A) over `temperature`; 0 takes the likeliest.
+
+    Gumbel's trick: the largest logit plus noise is a draw from the softmax."""
+    return (logits + temperature * generator.gumbel(size=logits.shape)).argmax(-1)
 
 
 @dataclass
@@ -43,25 +64,20 @@ class LatentToRealMapping:
         uniformly from the list, as the paper does, 0 takes its most frequent action. Raises ValueError for a negative one."""
         if temperature < 0:
             raise ValueError(f"temperature is {temperature}; give 0 for the most frequent action, 1 to draw uniformly")
-        everything = np.concatenate(self.real_actions)
-        lists = [choices if len(choices) else everything for choices in self.real_actions]
         self.num_fallbacks += sum(len(self.real_actions[code]) == 0 for code in latent_actions)
         with np.errstate(divide="ignore"):  # an action that was never seen is never drawn
-            scores_KA = np.log([np.bincount(choices, minlength=everything.max() + 1) for choices in lists])
-        scores_NA = scores_KA[latent_actions]
-        return (scores_NA + temperature * generator.gumbel(size=scores_NA.shape)).argmax(-1)  # Gumbel's trick, as for a policy's logits
+            return draw(np.log(self.chances()[latent_actions]), generator, temperature)
 
-    def agreement(self, latent_actions: np.ndarray, actions: np.ndarray, aliases: np.ndarray) -> float:
-        """Chance that a real action drawn at temperature 1 equals the true one after merging `aliases` (action -> representative), over
-        other samples."""
+    def chances(self) -> np.ndarray:
+        """(K, A): how probable each real action is for each latent action, by its share of the list."""
         everything = np.concatenate(self.real_actions)
-        chances = []
-        for code, choices in enumerate(self.real_actions):
-            true = aliases[actions[latent_actions == code]]
-            drawn = aliases[choices if len(choices) else everything]
-            shares = np.bincount(drawn, minlength=len(aliases)) / len(drawn)
-            chances.append(shares[true])
-        return float(np.concatenate(chances).mean())
+        lists = [choices if len(choices) else everything for choices in self.real_actions]
+        counts_KA = np.array([np.bincount(choices, minlength=NUM_ACTIONS) for choices in lists])
+        return counts_KA / counts_KA.sum(axis=1, keepdims=True)
+
+    def predict(self, latent_actions: np.ndarray) -> np.ndarray:
+        """The most frequent real action (N,) int64 of latent actions (N,)."""
+        return self.chances().argmax(-1)[latent_actions]
 
     def save(self, path: str | Path) -> None:
         path = Path(path)
@@ -79,3 +95,71 @@ class LatentToRealMapping:
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise ValueError(f"{path} is not a saved mapping of this version; fit one and save it again")
         return cls([np.array(choices, dtype=np.int64) for choices in content["real_actions"]])
+
+
+class FeatureClassifier:
+    """Real actions from features: a linear layer, or a small network with `hidden` units, on standardised features."""
+
+    def __init__(self, network: nn.Module, mean: np.ndarray, scale: np.ndarray) -> None:
+        self.network, self.mean, self.scale = network, mean, scale
+
+    @classmethod
+    def fit(
+        cls, features: np.ndarray, actions: np.ndarray, *, hidden: int = 0, steps: int = 300, weight_decay: float = 0.3, seed: int = 0
+    ) -> FeatureClassifier:
+        """Fit to labelled samples, features (N, F) and real actions (N,), by cross-entropy; a few hundred samples take a second.
+
+        Raises:
+            ValueError: no samples, arrays of different length, or an action that is no key of Procgen.
+        """
+        if features.ndim != 2 or actions.shape != features.shape[:1] or len(actions) == 0:
+            raise ValueError(f"need features (N, F) and as many actions, at least one; got shapes {features.shape} and {actions.shape}")
+        if actions.min() < 0 or actions.max() >= NUM_ACTIONS:
+            raise ValueError(f"actions must lie in 0 ... {NUM_ACTIONS - 1}; found {actions.min()} ... {actions.max()}")
+        mean, scale = features.mean(0), features.std(0) + 1e-6
+        with torch.random.fork_rng(devices=[]):  # initial weights come from `seed` and leave the caller's generator alone
+            torch.manual_seed(seed)
+            network = nn.Linear(hidden or features.shape[1], NUM_ACTIONS)
+            if hidden:
+                network = nn.Sequential(nn.Linear(features.shape[1], hidden), nn.ReLU(), network)
+        inputs, targets = torch.from_numpy((features - mean) / scale).float(), torch.from_numpy(actions)
+        optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2, weight_decay=weight_decay)
+        for _ in range(steps):
+            optimizer.zero_grad()
+            F.cross_entropy(network(inputs), targets).backward()
+            optimizer.step()
+        return cls(network.eval(), mean, scale)
+
+    @torch.inference_mode()
+    def logits(self, features: np.ndarray) -> np.ndarray:
+        """(N, A) float32 for features (N, F)."""
+        return self.network(torch.from_numpy((features - self.mean) / self.scale).float()).numpy()
+
+    def predict(self, features: np.ndarray) -> np.ndarray:
+        """The likeliest real actions (N,) int64 for features (N, F)."""
+        return self.logits(features).argmax(-1)
+
+
+class FrameMapping:
+    """Real actions for the latent actions of a policy by a look at the frames: a `FeatureClassifier` of the code and of the features that
+    the latent action model finds in the present frame."""
+
+    def __init__(self, model: LatentActionModel, classifier: FeatureClassifier) -> None:
+        self.model, self.classifier = model.eval(), classifier
+        self.num_frames = model.config.context_frames - 1
+
+    @staticmethod
+    def join(latent_actions: np.ndarray, features: np.ndarray, *, num_codes: int) -> np.ndarray:
+        """What the classifier reads, (N, K + F): latent actions (N,) one-hot, and features (N, F) of the frames they are taken in."""
+        return np.concatenate([np.eye(num_codes, dtype=np.float32)[latent_actions], features], axis=1)
+
+    @torch.inference_mode()
+    def sample(
+        self, latent_actions: np.ndarray, frames: np.ndarray, generator: np.random.Generator, *, temperature: float = 1.0
+    ) -> np.ndarray:
+        """Real actions (N,) for latent actions (N,) chosen after the frames (N, T, H, W, C) uint8, T at least `num_frames`."""
+        device = next(self.model.parameters()).device
+        with bf16_autocast(device):
+            features = self.model.describe(torch.from_numpy(frames[:, -self.num_frames :]).to(device))[:, -1]
+        inputs = self.join(latent_actions, features.float().cpu().numpy(), num_codes=self.model.config.num_codes)
+        return draw(self.classifier.logits(inputs), generator, temperature)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from scipy import stats
 
-from genie_agents.action_mapping import LatentToRealMapping
+from genie_agents.action_mapping import FrameMapping, LatentToRealMapping, draw
 from genie_agents.coinrun import MAX_EPISODE_STEPS, NUM_ACTIONS, ProcgenEnv
 from genie_agents.policy import Policy
 from world_model.precision import bf16_autocast
@@ -53,10 +53,11 @@ class ClonedAgent:
     """Samples from a cloned policy's logits (Genie, Appendix E), and maps latent to real actions where a mapping is given, both at
     `temperature`."""
 
-    def __init__(self, policy: Policy, mapping: LatentToRealMapping | None = None, *, temperature: float = 1.0) -> None:
+    def __init__(self, policy: Policy, mapping: LatentToRealMapping | FrameMapping | None = None, *, temperature: float = 1.0) -> None:
         if temperature < 0:
             raise ValueError(f"temperature is {temperature}; give 0 for the likeliest action, 1 to sample as learned")
         self.policy, self.mapping, self.temperature = policy.eval(), mapping, temperature
+        self._num_frames = max(policy.config.num_frames, mapping.num_frames if isinstance(mapping, FrameMapping) else 0)
         self._device = next(policy.parameters()).device
 
     def begin(self, num_games: int, seed: int) -> None:
@@ -67,16 +68,20 @@ class ClonedAgent:
     @torch.inference_mode()
     def act(self, obs: np.ndarray, games: np.ndarray) -> np.ndarray:
         if self._frames is None:  # every game begins at once: the first frame stands in for the past
-            self._frames = np.repeat(obs[:, None], self.policy.config.num_frames, axis=1)
+            self._frames = np.repeat(obs[:, None], self._num_frames, axis=1)
         else:
             self._frames[games] = np.concatenate([self._frames[games, 1:], obs[:, None]], axis=1)
-        frames, previous = torch.from_numpy(self._frames[games]), torch.from_numpy(self._previous_actions[games])
+        frames, previous = self._frames[games], torch.from_numpy(self._previous_actions[games])
+        seen = torch.from_numpy(frames[:, -self.policy.config.num_frames :])
         with bf16_autocast(self._device):
-            logits = self.policy(frames.to(self._device), previous.to(self._device))[:, -1].float().cpu().numpy()
-        # Gumbel's trick: the largest logit plus noise is a draw from the softmax; temperature 0 leaves the likeliest.
-        actions = (logits + self.temperature * self._generator.gumbel(size=logits.shape)).argmax(-1)
+            logits = self.policy(seen.to(self._device), previous.to(self._device))[:, -1].float().cpu().numpy()
+        actions = draw(logits, self._generator, self.temperature)
         self._previous_actions[games] = np.concatenate([self._previous_actions[games, 1:], actions[:, None]], axis=1)
-        return actions if self.mapping is None else self.mapping.sample(actions, self._generator, temperature=self.temperature)
+        if self.mapping is None:
+            return actions
+        if isinstance(self.mapping, FrameMapping):
+            return self.mapping.sample(actions, frames, self._generator, temperature=self.temperature)
+        return self.mapping.sample(actions, self._generator, temperature=self.temperature)
 
 
 @dataclass(frozen=True)

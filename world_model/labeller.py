@@ -68,23 +68,46 @@ class LatentActionLabeller:
         if isinstance(video, (str, Path)):
             with VideoFile(video) as opened:
                 return self.label(opened, batch_size=batch_size, write_back=write_back, progress=progress)
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        if isinstance(video, VideoFile):
-            self._check_frames(video.frames)
-            labels = self._label_episodes(video.frames, video.episode_starts, batch_size, progress)
-            if write_back:
-                write_latent_actions(video.path, labels, labeller=self.identity)
-            return labels
-        if write_back:
+        if write_back and not isinstance(video, VideoFile):
             raise ValueError("write_back stores labels in a video file: give a VideoFile or its path, not an array")
-        self._check_frames(video)
+        frames, episode_starts = self._episodes(video)
+        labels = np.full(len(frames), -1, np.int64)
+        for start, stop, num_seen, part in self._encode_parts(
+            frames, episode_starts, lambda clips: self.model.encode(clips).indices, batch_size, progress
+        ):
+            labels[start + num_seen : stop - 1] = part[num_seen : stop - 1 - start]
+        if not isinstance(video, VideoFile):
+            return labels.reshape(video.shape[:-3])[..., :-1]
+        if write_back:
+            write_latent_actions(video.path, labels, labeller=self.identity)
+        return labels
+
+    def describe(
+        self, video: np.ndarray | VideoFile, *, batch_size: int = 16, progress: Callable[[int, int], None] | None = None
+    ) -> np.ndarray:
+        """Features float32 of each frame of an array or a video file (see `LatentActionModel.describe`), from which labelled samples can
+        teach more than the codes tell: one row a frame, (T, D), (B, T, D) or (N, D) for what `label` takes. Row t+1 describes the
+        transition from frame t to t+1. Arguments and errors are those of `label`.
+        """
+        frames, episode_starts = self._episodes(video)
+        features = np.empty((len(frames), self.model.config.d_model), np.float32)
+        for start, stop, num_seen, part in self._encode_parts(
+            frames, episode_starts, lambda clips: self.model.describe(clips).float(), batch_size, progress
+        ):
+            first = num_seen + 1 if num_seen else 0
+            features[start + first : stop] = part[first : stop - start]
+        return features if isinstance(video, VideoFile) else features.reshape(*video.shape[:-3], -1)
+
+    def _episodes(self, video: np.ndarray | VideoFile) -> tuple[np.ndarray | h5py.Dataset, np.ndarray]:
+        """All frames (N, H, W, C) in a row and where each episode begins (E+1,)."""
+        frames = video.frames if isinstance(video, VideoFile) else video
+        self._check_frames(frames)
+        if isinstance(video, VideoFile):
+            return frames, video.episode_starts
         if video.ndim not in (4, 5) or video.shape[-4] < 2:
             raise ValueError(f"expected frames (T, H, W, C) or (B, T, H, W, C) with T of at least 2, got shape {video.shape}")
-        num_frames = video.shape[-4]
         frames = video.reshape(-1, *video.shape[-3:])
-        labels = self._label_episodes(frames, np.arange(0, len(frames) + 1, num_frames), batch_size, progress)
-        return labels.reshape(video.shape[:-3])[..., :-1]
+        return frames, np.arange(0, len(frames) + 1, video.shape[-4])
 
     def _check_frames(self, frames: np.ndarray | h5py.Dataset) -> None:
         config = self.model.config
@@ -95,27 +118,28 @@ class LatentActionLabeller:
                 f"{tuple(frames.shape[-3:])}: resize or convert them first"
             )
 
-    def _label_episodes(
+    def _encode_parts(
         self,
         frames: np.ndarray | h5py.Dataset,
         episode_starts: np.ndarray,
+        encode: Callable[[torch.Tensor], torch.Tensor],
         batch_size: int,
         progress: Callable[[int, int], None] | None,
-    ) -> np.ndarray:
-        """Label frames (N, H, W, C) of episodes that begin at `episode_starts` (E+1,), -1 on their last frames."""
-        labels = np.full(len(frames), -1, np.int64)
+    ) -> Iterator[tuple[int, int, int, np.ndarray]]:
+        """What `encode` says of each part of the frames (N, H, W, C), after where the part lies: (start, stop, num_seen), see `_parts`."""
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         parts = self._parts(episode_starts)
         while batch := list(islice(parts, batch_size)):
             first, last = batch[0][0], batch[-1][1]
             block = frames[first:last]  # a file is read once, in order, and not part by part
             clips = np.stack([self._padded(block[start - first : stop - first]) for start, stop, _ in batch])
             with torch.inference_mode(), bf16_autocast(self.device):
-                found = self.model.encode(torch.from_numpy(clips).to(self.device)).indices.cpu().numpy()
+                found = encode(torch.from_numpy(clips).to(self.device)).cpu().numpy()
             for (start, stop, num_seen), part in zip(batch, found, strict=True):
-                labels[start + num_seen : stop - 1] = part[num_seen : stop - 1 - start]
+                yield start, stop, num_seen, part
             if progress is not None:
                 progress(int(last), len(frames))
-        return labels
 
     def _parts(self, episode_starts: np.ndarray) -> Iterator[tuple[int, int, int]]:
         """(start, stop, num_seen): each part of each episode, and how many of its first transitions only serve as context."""

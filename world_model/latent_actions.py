@@ -144,6 +144,14 @@ class LatentActionModel(nn.Module):
         """
         return self._encode(self._read(frames))
 
+    def describe(self, frames: Tensor) -> Tensor:
+        """What each of the frames (B, T, H, W, C) uint8 shows after those before it: features (B, T, D).
+
+        Row t is what the latent action from frame t-1 to t is made from, before it is squeezed into a code: it tells more than
+        the code, to whoever has some labels to learn it by. Row 0 sees a scene at rest. Raises ValueError as `encode` does.
+        """
+        return self._describe(self._read(frames))
+
     def decode(self, frames: Tensor, latent_actions: Tensor) -> Tensor:
         """The next frames (B, T-1, H, W, C) in [0, 1] that `latent_actions` (B, T-1) int64 would lead to from frames[:, :-1]."""
         return self._decode(self._read(frames), self.quantizer.lookup(latent_actions))
@@ -169,9 +177,11 @@ class LatentActionModel(nn.Module):
         maps = [pairs_BTHWC.flatten(0, 1), *self.stem(pairs_BTHWC.flatten(0, 1))]
         return [map_.unflatten(0, frames.shape[:2]) for map_ in maps]
 
+    def _describe(self, maps: list[Tensor]) -> Tensor:
+        return self.encoder(maps[-1].flatten(2, 3)).mean(dim=2)
+
     def _encode(self, maps: list[Tensor]) -> Quantized:
-        tokens_BTND = self.encoder(maps[-1].flatten(2, 3))
-        return self.quantizer(self.standardize(self.to_code(tokens_BTND[:, 1:].mean(dim=2))))
+        return self.quantizer(self.standardize(self.to_code(self._describe(maps)[:, 1:])))
 
     def _decode(self, maps: list[Tensor], vectors_BTE: Tensor) -> Tensor:
         past = [map_[:, :-1] for map_ in maps]

@@ -1,6 +1,6 @@
 """An expert that sees only pictures, taught by the planner, which knows the whole level (AggreVaTe; Ross & Bagnell 2014, section 2).
 
-The apprentice plays CoinRun by running and jumping. Wherever it stands, the planner says what each of the two keys would cost, played
+The apprentice plays CoinRun by running and jumping. Wherever it stands, the planner says what each of its moves would cost, played
 well from there on, and the apprentice learns to expect that cost from the picture. What the picture does not show, a saw beyond its
 edge, is averaged over all levels that look the same: the apprentice takes the risks that are worth taking and no others, and every
 reason that it has can be seen. It learns on the states that its own play leads to.
@@ -21,20 +21,20 @@ from torch import Tensor
 
 from genie_agents.coinrun import DEMONSTRATION_LEVELS, ProcgenEnv
 from genie_agents.experts.planner import Planner
-from genie_agents.experts.run_and_jump import KEYS, RUN, RunAndJump, check_policy, make_teacher
+from genie_agents.experts.run_and_jump import MOVES, RUN, RunAndJump, check_policy, make_teacher
 from genie_agents.policy import Policy, PolicyConfig
 from world_model.precision import bf16_autocast
 from world_model.training import TrainingConfig, train
 
-COST_OF_LOSING = 150.0
+COST_OF_LOSING = 400.0
 """In the planner's prices, whose unit is a step: what a needless jump or a wait may cost before a risk is the better choice."""
 HIGHEST_REGRET = 30.0
-"""What the worse of two keys may cost more at most, where neither loses: a long way round is not a fifth of a lost level."""
+"""What a worse move may cost more at most, where neither loses: a long way round is not worth a lost level."""
 
 
 @dataclass(frozen=True)
 class ApprenticeBatch:
-    """frames (B, 2, 64, 64, 3) uint8; costs (B, 2): of each key above the better one, as a share of the cost of losing; the share of
+    """frames (B, 2, 64, 64, 3) uint8; costs (B, M): of each move above the best one, as a share of the cost of losing; the share of
     the last episodes that were solved."""
 
     frames: Tensor
@@ -43,12 +43,12 @@ class ApprenticeBatch:
 
 
 def label(planner: Planner, game: RunAndJump) -> np.ndarray | None:
-    """costs (2,) of the keys in the present state, in 0 ... 1, where 1 says that the teacher finds no way; None where both have 1.
+    """costs (M,) of the game's moves in the present state, in 0 ... 1, where 1 says that the teacher finds no way; None where all have 1.
 
     Against a wall running costs as much as losing: the planner could wait there and jump when it knows that it is safe, but the
     apprentice would wait for ever, as the picture stays the same.
     """
-    costs = planner.costs(game.env.get_state().simulator, KEYS)
+    costs = planner.costs(game.env.get_state().simulator, MOVES[: game.num_moves])
     if game.is_blocked:
         costs[RUN] = np.inf
     if np.isinf(costs).all():
@@ -80,13 +80,15 @@ class ApprenticeBatches:
         if not 1 <= batch_size <= memory_size:
             raise ValueError(f"batch_size {batch_size} must lie between 1 and memory_size {memory_size}")
         if not 0 <= exploration <= 1:
-            raise ValueError(f"exploration is {exploration}; give the share of random keys, from 0 to 1")
+            raise ValueError(f"exploration is {exploration}; give the share of random moves, from 0 to 1")
         self.policy, self.batch_size, self.exploration, self.seed = policy, batch_size, exploration, seed
         self.difficulty = difficulty
-        self._planner = make_teacher()
-        self._envs = [RunAndJump(ProcgenEnv(difficulty=difficulty, level_seeds=level_seeds)) for _ in range(num_envs)]
+        num_moves = policy.config.num_actions
+        self._planner = make_teacher(num_moves)
+        envs = [ProcgenEnv(difficulty=difficulty, level_seeds=level_seeds) for _ in range(num_envs)]
+        self._envs = [RunAndJump(env, num_moves=num_moves) for env in envs]
         self._frames = np.empty((memory_size, 2, 64, 64, 3), dtype=np.uint8)
-        self._costs = np.empty((memory_size, len(KEYS)), dtype=np.float32)
+        self._costs = np.empty((memory_size, num_moves), dtype=np.float32)
         self.num_states = 0
         self._begin()
 
@@ -100,7 +102,7 @@ class ApprenticeBatches:
     def _act(self) -> np.ndarray:
         device = next(self.policy.parameters()).device
         logits = self.policy(torch.from_numpy(self._obs).to(device), torch.full((len(self._obs), 2), -1, device=device))[:, -1]
-        chosen, drawn = logits.argmax(-1).cpu().numpy(), self._generator.integers(len(KEYS), size=len(self._obs))
+        chosen, drawn = logits.argmax(-1).cpu().numpy(), self._generator.integers(self.policy.config.num_actions, size=len(self._obs))
         return np.where(self._generator.random(len(self._obs)) < self.exploration, drawn, chosen)
 
     def _play(self) -> None:
@@ -138,7 +140,7 @@ class ApprenticeBatches:
 
 
 def apprentice_loss(policy: torch.nn.Module, batch: ApprenticeBatch) -> tuple[Tensor, dict[str, Tensor]]:
-    """Cross-entropy of the costs, so that the sigmoid of a negated logit comes to be the cost expected of its key."""
+    """Cross-entropy of the costs, so that the sigmoid of a negated logit comes to be the cost expected of its move."""
     device = next(policy.parameters()).device
     frames, costs = batch.frames.to(device), batch.costs.to(device)
     with bf16_autocast(device):
@@ -163,7 +165,7 @@ def train_apprentice(
     device: str | torch.device = "cpu",
     on_step: Callable[[int, dict[str, Tensor]], None] | None = None,
 ) -> Policy:
-    """Teach a policy of the game of two keys and save it in `folder`; called again with the same folder, it goes on where it stopped.
+    """Teach a policy of the game of moves and save it in `folder`; called again with the same folder, it goes on where it stopped.
 
     A step plays `num_envs` decisions, a share of `exploration` drawn at random, and learns from `batch_size` of the last `memory_size`
     ones (24 KiB of memory each). The learning rate follows `training_config.steps`, whenever `minutes` end a call.

@@ -162,22 +162,24 @@ class Planner:
         now = read_state(state).within_sight(sight)
         if not np.any(now.grid == COIN):  # nothing but walls where the sight ends
             return None
-        actions_T, _ = _search(*_start(now), self._prices, *self._keys, _NOTHING)
+        actions_T, _ = _search(*_start(now), self._prices, *self._keys, np.empty(0, np.int64))
         return actions_T if len(actions_T) else None
 
-    def costs(self, state: bytes, first_actions: Sequence[int]) -> np.ndarray:
-        """What the plans cost that are found after each of these actions, in the prices of the configuration; the cheapest ones at
+    def costs(self, state: bytes, beginnings: Sequence[Sequence[int]]) -> np.ndarray:
+        """What the plans cost that are found after each of these beginnings, in the prices of the configuration; the cheapest ones at
         `heuristic_weight` 1.
 
+        A beginning is one or more actions, pressed in turn. Wherever the agent has left the ground by then, the plan is free instead.
+
         Returns:
-            (N,) float64; `inf` where none was found: there is no way, `max_nodes` were not enough, or the action is not among the
+            (N,) float64; `inf` where none was found: there is no way, `max_nodes` were not enough, or an action is not among the
             configuration's keys where it would be pressed.
 
         Raises:
             ValueError: `state` is no CoinRun state.
         """
         start = _start(read_state(state))
-        return np.array([_search(*start, self._prices, *self._keys, action)[1] for action in first_actions])
+        return np.array([_search(*start, self._prices, *self._keys, np.array(actions))[1] for actions in beginnings])
 
 
 def _start(now: GameState) -> tuple[Body, _Level]:
@@ -282,7 +284,7 @@ def _trace(node: int, parents: np.ndarray, actions: np.ndarray) -> np.ndarray:
 
 @njit(cache=True)
 def _search(
-    start: Body, level: _Level, prices: Prices, on_ground: np.ndarray, in_air: np.ndarray, first_action: int
+    start: Body, level: _Level, prices: Prices, on_ground: np.ndarray, in_air: np.ndarray, beginning: np.ndarray
 ) -> tuple[np.ndarray, float]:
     """A* from `start`; the actions to the coin and their cost, empty and infinite when none were found."""
     jump_cost, heuristic_weight, capacity = prices[0], prices[10], int(prices[11])
@@ -309,7 +311,8 @@ def _search(
         x, y, vx, vy = bodies[node]
         supported = has_support(x, y, vy, on_crates[node], level.grid_HW)
         for action in on_ground if supported else in_air:
-            if time == 0 and first_action != _NOTHING and action != first_action:
+            begins = time < len(beginning) and (supported or time == 0)
+            if begins and action != beginning[time]:
                 continue
             after = step_agent(x, y, vx, vy, on_crates[node], action, level.crate_grip_y_T[time], level.grid_HW, level.crates)
             outcome = judge(after[0], after[1], level.hazards_x_TN[time + 1], level.hazards_y_N, level.grid_HW)
@@ -324,11 +327,11 @@ def _search(
                     continue
                 steps = max(level.coin_column - HALF_WIDTH - after[0], 0.0) / RUN_SPEED
                 bucket = _find_bucket(table, cheapest, after, (time + 1) // 3 if level.has_enemies else 0)
-                if costs[node] + 1 >= cheapest[bucket]:  # spares most children their pricing
+                if costs[node] + 1 >= cheapest[bucket] and not begins:  # spares most children their pricing
                     continue
             cost = costs[node] + _price(level, prices, bodies[node], action, actions[node], time, supported, after)
             if bucket != _GOAL:
-                if cost >= cheapest[bucket]:
+                if cost >= cheapest[bucket] and not begins:
                     continue
                 cheapest[bucket] = cost
             bodies[num_nodes] = after[:4]

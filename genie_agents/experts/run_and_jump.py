@@ -1,8 +1,10 @@
-"""CoinRun with two keys: run (RIGHT) or jump (RIGHT+UP), asked for on the ground alone; in the air RIGHT is held.
+"""CoinRun in a few moves, chosen on the ground alone: run, jump, or brake and jump; in the air RIGHT is held.
 
-Two keys solve practically every level (a planner that knows the whole level and has only these: 198 of 200 easy and 199 of 200 hard
-ones), and a latent action model sees them both. It does not see how a good player brakes: in the air by 0.15 pixels a step, on the
-ground by one. Three frames in four are airborne, so a player asked only where an answer counts learns from a quarter of the frames.
+The first two moves solve practically every level for who knows it (a planner that has no others: 198 of 200 easy and 199 of 200 hard
+ones). But a jump from full speed lands 7.5 cells ahead, and the camera shows 6.5. Steps of LEFT before it brake the run, and it lands
+in sight. The usual way to look before one lands is to brake in the air, by 0.15 pixels a step, which hardly anyone can see in a video;
+braking on the ground moves the picture by a pixel. Every move leads on: nobody can dither at an edge. Three frames in four are
+airborne, so a player asked only where an answer counts learns from a quarter of the frames.
 """
 
 from __future__ import annotations
@@ -13,30 +15,32 @@ import gymnasium
 import numpy as np
 import torch
 
-from genie_agents.coinrun import MAX_EPISODE_STEPS, RIGHT, RIGHT_UP, ProcgenEnv
+from genie_agents.coinrun import LEFT, MAX_EPISODE_STEPS, RIGHT, RIGHT_UP, ProcgenEnv
 from genie_agents.experts.game_state import read_state
 from genie_agents.experts.physics import Body, has_support, step_agent, walk_enemies
 from genie_agents.experts.planner import Planner, PlannerConfig
 from genie_agents.policy import Policy, PolicyConfig
 
-KEYS = (RIGHT, RIGHT_UP)
-RUN = 0  # the index of RIGHT among them
+MOVES = ((RIGHT,), (RIGHT_UP,), (LEFT, RIGHT_UP), (LEFT, LEFT, RIGHT_UP), (LEFT, LEFT, LEFT, RIGHT_UP))
+"""The keys of each move. A player of n moves has the first n, at least two."""
+RUN = 0  # the move that does not jump
 UP_FRAMES = 4
 """For how many frames the expert holds UP, as a hand would. In the air the key does nothing, but what a latent action model sees and calls
 by one name, the rise, then goes with that key more often; pressed on the first frame alone, it is the rarer key of that name."""
 
 
-def make_teacher() -> Planner:
-    """The planner that has these keys and no others."""
-    return Planner(PlannerConfig(ground_keys=KEYS, air_keys=(RIGHT,), max_nodes=20_000))
+def make_teacher(num_moves: int) -> Planner:
+    """The planner that has the keys of these moves and no others."""
+    keys = tuple(dict.fromkeys(key for move in MOVES[:num_moves] for key in move))
+    return Planner(PlannerConfig(ground_keys=keys, air_keys=(RIGHT,), max_nodes=20_000))
 
 
 def check_policy(config: PolicyConfig) -> None:
     """Raises ValueError for a policy of another shape than this game's."""
-    if (config.num_actions, config.num_frames, config.image_size) != (len(KEYS), 2, 64):
+    if not 2 <= config.num_actions <= len(MOVES) or (config.num_frames, config.image_size) != (2, 64):
         raise ValueError(
-            f"running and jumping needs a policy of {len(KEYS)} actions, 2 frames and 64 x 64 pixels; this one has {config.num_actions} "
-            f"actions, {config.num_frames} frames and {config.image_size} x {config.image_size} pixels"
+            f"running and jumping needs a policy of 2 to {len(MOVES)} actions, 2 frames and 64 x 64 pixels; this one has "
+            f"{config.num_actions} actions, {config.num_frames} frames and {config.image_size} x {config.image_size} pixels"
         )
 
 
@@ -72,19 +76,21 @@ class AgentTracker:
 
 
 class RunAndJump(gymnasium.Wrapper[np.ndarray, np.int64, np.ndarray, np.int64]):
-    """One step is one key pressed where the agent stands, and the game goes on until it stands again.
+    """One step is one of the first `num_moves` moves, and the game goes on until it is over and the agent stands again.
 
-    Observations (2, 64, 64, 3) uint8: the game's frame before, and the present one.
+    Observations (2, 64, 64, 3) uint8: the game's frame before, and the present one. Who slides off an edge while braking falls with
+    RIGHT held.
     """
 
     env: ProcgenEnv
 
-    def __init__(self, env: ProcgenEnv) -> None:
+    def __init__(self, env: ProcgenEnv, *, num_moves: int = len(MOVES)) -> None:
         if env.game != "coinrun":
             raise ValueError(f"only CoinRun can be played by running and jumping, not {env.game!r}")
         super().__init__(env)
+        self.num_moves = num_moves
         self.observation_space = gymnasium.spaces.Box(0, 255, (2, 64, 64, 3), np.uint8)
-        self.action_space = gymnasium.spaces.Discrete(len(KEYS))
+        self.action_space = gymnasium.spaces.Discrete(num_moves)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         frame, info = self.env.reset(seed=seed, options=options)
@@ -93,14 +99,15 @@ class RunAndJump(gymnasium.Wrapper[np.ndarray, np.int64, np.ndarray, np.int64]):
         return np.stack(self._frames), info
 
     def step(self, action: np.int64 | int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        key = KEYS[action]
+        keys = list(MOVES[action])
         while True:
+            key = keys.pop(0) if keys else RIGHT
+            key = key if self._agent.on_ground else RIGHT
             frame, reward, terminated, truncated, info = self.env.step(key)
             self._frames = [self._frames[1], frame]
             self._agent.step(key)
-            if terminated or truncated or self._agent.on_ground:
+            if terminated or truncated or (self._agent.on_ground and not keys):
                 return np.stack(self._frames), reward, terminated, truncated, info
-            key = RIGHT
 
     @property
     def is_blocked(self) -> bool:
@@ -109,7 +116,7 @@ class RunAndJump(gymnasium.Wrapper[np.ndarray, np.int64, np.ndarray, np.int64]):
 
 
 class RunAndJumpExpert:
-    """A policy of this game as an `Expert`: the better key by its logits wherever it stands, RIGHT in the air; UP is held for `UP_FRAMES`.
+    """A policy of this game as an `Expert`: the best move by its logits wherever it stands, RIGHT in the air; UP is held for `UP_FRAMES`.
 
     Raises ValueError for a policy of another shape than this game's.
     """
@@ -117,21 +124,26 @@ class RunAndJumpExpert:
     def __init__(self, policy: Policy) -> None:
         check_policy(policy.config)
         self.policy = policy.eval()
-        self._planner = make_teacher()
+        self._planner = make_teacher(policy.config.num_actions)
 
     def begin(self, env: ProcgenEnv) -> bool:
         self._agent = AgentTracker(env)
         self._frame_before: np.ndarray | None = None
-        self._frames_of_up = 0
+        self._keys, self._frames_of_up = list[int](), 0
         return self._planner.plan(env.get_state().simulator) is not None
 
     @torch.inference_mode()
     def act(self, obs: np.ndarray) -> int:
-        if self._agent.on_ground:
+        standing = self._agent.on_ground
+        if standing and not self._keys:
             frames = np.stack([obs if self._frame_before is None else self._frame_before, obs])
             logits = self.policy(torch.from_numpy(frames)[None], torch.full((1, 2), -1))[0, -1]
-            self._frames_of_up = 0 if int(logits.argmax()) == RUN else UP_FRAMES
-        action = RIGHT_UP if self._frames_of_up > 0 else RIGHT
+            self._keys = list(MOVES[int(logits.argmax())])
+        action = self._keys.pop(0) if self._keys else RIGHT
+        if standing:
+            self._frames_of_up = UP_FRAMES if action == RIGHT_UP else 0
+        else:
+            action = RIGHT_UP if self._frames_of_up > 0 else RIGHT
         self._frames_of_up -= 1
         self._frame_before = obs
         self._agent.step(action)

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from genie_agents.action_mapping import LatentToRealMapping
-from genie_agents.coinrun import ALIASES
 
 
 def test_draws_each_latents_actions_in_the_proportion_seen():
@@ -30,12 +29,6 @@ def test_an_unseen_latent_falls_back_on_all_samples_and_is_counted():
     assert mapping.num_fallbacks == 6000
     unseen = np.concatenate([drawn[0::3], drawn[1::3]])
     assert abs((unseen == 4).mean() - 1 / 3) < 0.03
-
-
-def test_agreement_merges_aliases_and_counts_chances():
-    mapping = LatentToRealMapping.fit(np.array([0, 0, 1, 1]), np.array([7, 7, 4, 8]), num_codes=2)
-    assert mapping.agreement(np.array([0]), np.array([7]), ALIASES) == 1
-    assert mapping.agreement(np.array([1, 1]), np.array([12, 7]), ALIASES) == pytest.approx(0.25)  # 12 is a no-op too; 7 never drawn
 
 
 def test_save_and_load(tmp_path):

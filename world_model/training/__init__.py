@@ -3,7 +3,7 @@
 from world_model.training.allocator import keep_freed_memory
 from world_model.training.config import DYNAMICS_TRAINING, TOKENIZER_TRAINING, TrainingConfig
 from world_model.training.fabric import gather_weights, make_fabric
-from world_model.training.latent_actions import train_latent_action_model
+from world_model.training.latent_actions import LabelledTransitions, train_latent_action_model
 from world_model.training.log import MetricsLog, read_log
 from world_model.training.loop import train
 from world_model.training.state import Batches
@@ -12,6 +12,7 @@ __all__ = [
     "DYNAMICS_TRAINING",
     "TOKENIZER_TRAINING",
     "Batches",
+    "LabelledTransitions",
     "MetricsLog",
     "TrainingConfig",
     "gather_weights",

@@ -1,22 +1,77 @@
-"""Train a latent action model on videos: random clips, reconstruction of each next frame, the shared loop."""
+"""Train a latent action model on videos: random clips, reconstruction of each next frame, the shared loop.
+
+With a few true actions, those transitions are also classified from their latent actions (LAOM; Nikulin et al. 2025): a little
+supervision tells the model which of all changes are the player's doing.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from world_model.data import ClipSampler, VideoFile
-from world_model.latent_actions import LatentActionConfig, LatentActionModel
+from world_model.data import ClipBatch, ClipSampler, VideoFile
+from world_model.latent_actions import LatentActionConfig, LatentActionModel, latent_action_loss
+from world_model.precision import bf16_autocast
 from world_model.training.config import TrainingConfig
 from world_model.training.loop import train
 from world_model.training.objectives import latent_action_objective
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
+
+
+@dataclass(frozen=True)
+class LabelledTransitions:
+    """Transitions whose true action is known: clips (L, T, H, W, C) uint8, and the actions (L,) int64 between their last two frames.
+
+    Raises ValueError for no transition, clips of less than 2 frames, another number of actions, or negative ones.
+    """
+
+    clips: np.ndarray
+    actions: np.ndarray
+
+    def __post_init__(self) -> None:
+        if self.clips.ndim != 5 or self.clips.shape[1] < 2 or self.actions.shape != self.clips.shape[:1] or len(self.actions) == 0:
+            raise ValueError(
+                f"need clips (L, T >= 2, H, W, C) and as many actions, at least one; got {self.clips.shape} and {self.actions.shape}"
+            )
+        if self.actions.min() < 0:
+            raise ValueError(f"actions must be 0 or more; found {self.actions.min()}: leave transitions without an action out")
+
+
+class SupervisedLatentActions(nn.Module):
+    """A latent action model and a linear layer that names the true action by the latent one; the layer is needed in training only."""
+
+    def __init__(self, model: LatentActionModel, labelled: LabelledTransitions, *, weight: float, seed: int) -> None:
+        super().__init__()
+        self.model, self.labelled, self.weight = model, labelled, weight
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            self.name_action = nn.Linear(model.config.code_dim, int(labelled.actions.max()) + 1)
+
+
+def supervised_objective(learner: nn.Module, batch: ClipBatch) -> tuple[Tensor, dict[str, Tensor]]:
+    """The model's own loss on the batch and a quarter as many labelled clips, drawn by the batch's seeds, and that of their actions."""
+    if not isinstance(learner, SupervisedLatentActions):
+        raise TypeError(f"this objective trains a SupervisedLatentActions, not a {type(learner).__name__}")
+    labelled = learner.labelled
+    chosen = batch.seeds[: max(1, len(batch.seeds) // 4)] % len(labelled.actions)
+    device = learner.name_action.weight.device
+    actions = torch.from_numpy(labelled.actions[chosen]).to(device)
+    frames = torch.from_numpy(np.concatenate([batch.frames, labelled.clips[chosen]])).to(device)
+    with bf16_autocast(device):
+        output = learner.model(frames)
+    loss, metrics = latent_action_loss(output, frames)
+    logits = learner.name_action(output.quantized.vectors[-len(chosen) :, -1].float())
+    accuracy = (logits.argmax(-1) == actions).float().mean()
+    return loss + learner.weight * F.cross_entropy(logits, actions), metrics | {"action_accuracy": accuracy}
 
 
 def train_latent_action_model(
@@ -26,6 +81,8 @@ def train_latent_action_model(
     *,
     clip_length: int,
     batch_size: int,
+    labelled: LabelledTransitions | None = None,
+    label_weight: float = 0.01,
     seed: int = 0,
     device: str | torch.device = "cpu",
     fabric: Fabric | None = None,
@@ -34,10 +91,20 @@ def train_latent_action_model(
 ) -> LatentActionModel:
     """Train on clips of `clip_length` frames from all episodes of `files` (Genie, section 2.1). `on_step` and `checkpoint`: see `train`.
 
-    With `fabric` (see `make_fabric`) its devices share each batch of `batch_size` clips, and `device` is not used.
+    `labelled` transitions, where there are any, are classified besides; `label_weight` is the weight of their cross-entropy. With `fabric`
+    (see `make_fabric`) its devices share each batch of `batch_size` clips, and `device` is not used.
+
+    Raises:
+        ValueError: labelled clips of another length than `clip_length`.
     """
+    if labelled is not None and labelled.clips.shape[1] != clip_length:
+        raise ValueError(f"labelled clips have {labelled.clips.shape[1]} frames, the others {clip_length}: give clips of one length")
     model = LatentActionModel(model_config, seed=seed).to(device if fabric is None else fabric.device)
     rank, world_size = (0, 1) if fabric is None else (fabric.global_rank, fabric.world_size)
     batches = ClipSampler(files, clip_length=clip_length, batch_size=batch_size, seed=seed, rank=rank, world_size=world_size)
-    train(model, latent_action_objective, batches, training_config, fabric=fabric, checkpoint=checkpoint, on_step=on_step)
+    if labelled is None:
+        train(model, latent_action_objective, batches, training_config, fabric=fabric, checkpoint=checkpoint, on_step=on_step)
+    else:
+        learner = SupervisedLatentActions(model, labelled, weight=label_weight, seed=seed).to(next(model.parameters()).device)
+        train(learner, supervised_objective, batches, training_config, fabric=fabric, checkpoint=checkpoint, on_step=on_step)
     return model

@@ -1,0 +1,181 @@
+"""The videos of bc_coinrun.py and what is known of them: latent actions and features for every frame, true actions for a few."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from bc_settings import Settings
+from progress import training_bar
+from run_cache import RunCache
+from tqdm import tqdm
+
+from genie_agents.cloning import Videos
+from genie_agents.coinrun import DEMONSTRATION_LEVELS, WORLD_MODEL_LEVELS
+from genie_agents.demonstrations import RecordingConfig, open_videos, record_videos
+from genie_agents.experts.players import identify_expert
+from world_model import LatentActionLabeller
+from world_model.data import VideoFile
+from world_model.training import LabelledTransitions, train_latent_action_model
+
+
+class LabelledVideos:
+    """The first stages of the study. Each returns the folder of what it made; nothing is made twice."""
+
+    def __init__(self, settings: Settings, cache: RunCache, device: torch.device) -> None:
+        self.settings, self.cache, self.device = settings, cache, device
+
+    # Videos and the latent action model
+
+    def record(self, name: str, levels: range, recording: RecordingConfig, expert: str) -> Path:
+        def build(folder: Path) -> None:
+            with tqdm(total=len(levels), desc=name, unit="level", dynamic_ncols=True) as bar:
+                for levels_done in record_videos(folder, levels, recording, expert=expert, seed=self.settings.seed):
+                    bar.update(levels_done)
+
+        about = dataclasses.asdict(recording) | {"levels": [levels[0], levels[-1]], "seed": self.settings.seed}
+        about |= {"expert": identify_expert(expert)}
+        return self.cache.stage(name, about, [], build)
+
+    def expert(self, difficulty: str) -> str:
+        return f"apprentice-{difficulty}" if self.settings.expert == "apprentice" else self.settings.expert
+
+    def demonstrations(self, difficulty: str) -> Path:
+        recording = RecordingConfig(difficulty=difficulty, noise=self.settings.noise)
+        return self.record(f"videos-{difficulty}", DEMONSTRATION_LEVELS[: self.settings.levels], recording, self.expert(difficulty))
+
+    def latent_action_videos(self) -> list[Path]:
+        """Videos of levels that cloning never sees. CoinRun: the noisy planner shows the game, random play what else the keys do. Other
+        games have no planner: there keys are held at random, for a short or a long time."""
+        settings, folders = self.settings, []
+        levels = WORLD_MODEL_LEVELS[: settings.lam_levels]
+        random_levels = settings.lam_levels // 4
+        for game in settings.lam_games:
+            prefix, player = ("lam-videos", "planner") if game == "coinrun" else (f"lam-videos-{game}", "sticky")
+            for difficulty in settings.difficulties:
+                recording = RecordingConfig(game=game, difficulty=difficulty, cut_noise=False, keep_unsolved=True, max_steps=200)
+                folders += [
+                    self.record(f"{prefix}-random-{difficulty}", levels[:random_levels], recording, "random"),
+                    self.record(f"{prefix}-{player}-{difficulty}", levels[random_levels:], recording, player),
+                ]
+        return folders
+
+    def train_latent_action_model(self) -> Path:
+        settings, sources = self.settings, self.latent_action_videos()
+
+        def build(folder: Path) -> None:
+            files = [file for source in sources for file in open_videos(source)]
+            model = train_latent_action_model(
+                files,
+                settings.lam_model,
+                settings.lam_training,
+                clip_length=settings.lam_clip_length,
+                batch_size=settings.lam_batch_size,
+                labelled=draw_labelled_transitions(files, settings) if settings.lam_labels else None,
+                seed=settings.seed,
+                device=self.device,
+                checkpoint=folder / "checkpoint.safetensors",
+                on_step=training_bar("latent action model", settings.lam_training.steps),
+            )
+            model.save_pretrained(folder)
+
+        about = {name: getattr(settings, name) for name in ("lam_clip_length", "lam_batch_size", "lam_labels", "seed")}
+        about |= {name: dataclasses.asdict(getattr(settings, name)) for name in ("lam_model", "lam_training")}
+        return self.cache.stage("lam", about, sources, build)
+
+    # What the latent action model says of the demonstrations
+
+    @cached_property
+    def labeller(self) -> LatentActionLabeller:
+        return LatentActionLabeller.from_pretrained(self.train_latent_action_model() if self.settings.train_lam else self.settings.lam)
+
+    def labels(self, difficulty: str) -> Path:
+        """labels.npy (N,): the latent action from each frame to the next, -1 on the last of an episode."""
+        return self._label("labels", difficulty, self.labeller.label)
+
+    def features(self, difficulty: str) -> Path:
+        """features.npy (N, D) float16: what the model sees in each frame; row t+1 describes the transition from t to t+1."""
+        return self._label("features", difficulty, lambda file: self.labeller.describe(file).astype(np.float16))
+
+    def _label(self, name: str, difficulty: str, label: Callable[[VideoFile], np.ndarray]) -> Path:
+        source = self.demonstrations(difficulty)
+
+        def build(folder: Path) -> None:
+            parts, files = [], open_videos(source)
+            frames = sum(file.num_frames for file in files)
+            with tqdm(total=frames, desc=f"{name}-{difficulty}", unit="frame", dynamic_ncols=True) as bar:
+                for file in files:
+                    parts.append(label(file))
+                    bar.update(file.num_frames)
+            np.save(folder / f"{name}.npy", np.concatenate(parts))
+
+        return self.cache.stage(f"{name}-{difficulty}", {"labeller": self.labeller.identity}, [source], build)
+
+    # What is held in memory: the frames of all difficulties in a row, and per difficulty one row a frame of all else
+
+    @cached_property
+    def frames(self) -> Videos:
+        return Videos.load([file for d in self.settings.difficulties for file in open_videos(self.demonstrations(d))])
+
+    @cached_property
+    def true_actions(self) -> dict[str, np.ndarray]:
+        return {d: np.concatenate([f.actions() for f in open_videos(self.demonstrations(d))]) for d in self.settings.difficulties}
+
+    @cached_property
+    def latent_actions(self) -> dict[str, np.ndarray]:
+        return {d: np.load(self.labels(d) / "labels.npy") for d in self.settings.difficulties}
+
+    @cached_property
+    def frame_features(self) -> dict[str, np.ndarray]:
+        return {d: np.load(self.features(d) / "features.npy") for d in self.settings.difficulties}
+
+    def first_frame(self, difficulty: str) -> int:
+        """Where a difficulty's frames begin among all frames."""
+        before = self.settings.difficulties[: self.settings.difficulties.index(difficulty)]
+        return sum(len(self.true_actions[d]) for d in before)
+
+    def usable(self, difficulty: str) -> np.ndarray:
+        """The frames (indices within a difficulty) to learn from: all but those too near an episode's start to be labelled in context.
+
+        Where a video goes on after a cut, in mid-jump, the labeller cannot know that the agent was rising already, and sees a take-off.
+        """
+        context = self.labeller.model.config.context_frames - 2
+        labels = self.latent_actions[difficulty]
+        starts = np.flatnonzero(np.append(-1, labels[:-1]) == -1)
+        early = (starts[:, None] + np.arange(context)).ravel()
+        return np.setdiff1d(np.flatnonzero(labels >= 0), early)
+
+    def labelled_samples(self, difficulty: str, seed: int, count: int) -> np.ndarray:
+        """The frames of a difficulty whose true action may be seen, drawn evenly over the latent actions; more contain the fewer.
+
+        Which frames to have labelled is ours to choose, and the latent actions are known for all: without the choice, 16 samples seldom
+        hold a single take-off.
+        """
+        samples = np.random.default_rng((self.settings.seed, seed)).permutation(self.usable(difficulty))
+        codes = self.latent_actions[difficulty][samples]
+        rank = np.empty(len(samples), dtype=np.int64)  # a sample's place among those of its own latent action
+        for code in np.unique(codes):
+            rank[codes == code] = np.arange((codes == code).sum())
+        return samples[np.argsort(rank, kind="stable")[:count]]
+
+
+def draw_labelled_transitions(files: list[VideoFile], settings: Settings) -> LabelledTransitions:
+    """`lam_labels` clips of the latent action model's videos, drawn at random, with the true action between their last two frames."""
+    clip_length, places = settings.lam_clip_length, []
+    for index, file in enumerate(files):
+        for start, stop in zip(file.episode_starts[:-1].tolist(), file.episode_starts[1:].tolist(), strict=True):
+            places += [(index, first) for first in range(start, stop - clip_length + 1)]
+    if len(places) < settings.lam_labels:
+        raise ValueError(
+            f"lam_labels is {settings.lam_labels}, and the videos have {len(places)} clips of {clip_length} frames: record more"
+        )
+    chosen = np.random.default_rng(settings.seed).choice(len(places), settings.lam_labels, replace=False)
+    clips, actions = [], []
+    for index, first in (places[place] for place in np.sort(chosen)):
+        clips.append(files[index].frames[first : first + clip_length])
+        actions.append(files[index].actions()[first + clip_length - 2])
+    return LabelledTransitions(np.stack(clips), np.array(actions))
