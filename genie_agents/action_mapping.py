@@ -119,7 +119,7 @@ class FeatureClassifier:
         mean, scale = features.mean(0), features.std(0) + 1e-6
         with torch.random.fork_rng(devices=[]):  # initial weights come from `seed` and leave the caller's generator alone
             torch.manual_seed(seed)
-            network = nn.Linear(hidden or features.shape[1], NUM_ACTIONS)
+            network: nn.Module = nn.Linear(hidden or features.shape[1], NUM_ACTIONS)
             if hidden:
                 network = nn.Sequential(nn.Linear(features.shape[1], hidden), nn.ReLU(), network)
         inputs, targets = torch.from_numpy((features - mean) / scale).float(), torch.from_numpy(actions)

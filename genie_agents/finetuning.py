@@ -23,7 +23,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 from torch import Tensor, nn
 
-from genie_agents.action_mapping import LatentToRealMapping
+from genie_agents.action_mapping import LatentToRealMapping, draw
 from genie_agents.coinrun import DEMONSTRATION_LEVELS, NUM_ACTIONS, ProcgenEnv
 from genie_agents.experts.players import PPO_CHECKPOINT
 from genie_agents.experts.ppo import TimeLimit, save
@@ -73,21 +73,25 @@ class ClonedActorCritic(ActorCriticPolicy):
 
 
 class FinetunedAgent:
-    """Plays by a fine-tuned model; samples its actions at `temperature` 1, as it was trained."""
+    """Plays by a fine-tuned model; samples its actions as they were learned, at temperature 1."""
 
     def __init__(self, model: PPO, num_frames: int) -> None:
         self.model, self.num_frames = model, num_frames
 
     def begin(self, num_games: int, seed: int) -> None:
-        self.model.set_random_seed(seed)
+        self._generator = np.random.default_rng(seed)
         self._frames: np.ndarray | None = None
 
+    @torch.inference_mode()
     def act(self, obs: np.ndarray, games: np.ndarray) -> np.ndarray:
         if self._frames is None:
             self._frames = np.repeat(obs[:, None], self.num_frames, axis=1)
         else:
             self._frames[games] = np.concatenate([self._frames[games, 1:], obs[:, None]], axis=1)
-        return self.model.predict(self._frames[games])[0]
+        frames = torch.from_numpy(self._frames[games]).to(self.model.device)
+        policy = self.model.policy
+        logits = policy.action_net(policy.features_extractor(frames))
+        return draw(logits.cpu().numpy(), self._generator, temperature=1.0)
 
 
 def finetune(

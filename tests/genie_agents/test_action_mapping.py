@@ -1,9 +1,11 @@
-"""The paper's dictionary: sampled in proportion, falls back, survives saving."""
+"""The paper's dictionary: sampled in proportion, falls back, survives saving. Mappings that look at features or at the frame."""
 
 import numpy as np
 import pytest
+import torch
 
-from genie_agents.action_mapping import LatentToRealMapping
+from genie_agents.action_mapping import FeatureClassifier, FrameMapping, LatentToRealMapping
+from world_model import LatentActionConfig, LatentActionModel
 
 
 def test_draws_each_latents_actions_in_the_proportion_seen():
@@ -48,3 +50,59 @@ def test_bad_samples_are_refused():
         LatentToRealMapping.fit(np.array([], dtype=int), np.array([], dtype=int), num_codes=2)
     with pytest.raises(ValueError, match="0 ... 1"):
         LatentToRealMapping.fit(np.array([2]), np.array([0]), num_codes=2)
+
+
+def test_the_most_frequent_action_of_a_list_is_predicted():
+    mapping = LatentToRealMapping.fit(np.array([0, 0, 0, 2]), np.array([7, 7, 8, 4]), num_codes=3)
+    np.testing.assert_array_equal(mapping.predict(np.array([0, 1, 2])), [7, 7, 4])
+    np.testing.assert_allclose(mapping.chances()[0, [7, 8]], [2 / 3, 1 / 3])
+    np.testing.assert_allclose(mapping.chances().sum(axis=1), 1)
+
+
+def samples_of_a_corner(count, seed):
+    """Features whose first two signs together say which of two keys was pressed; the first alone says LEFT."""
+    features = np.random.default_rng(seed).normal(size=(count, 6)).astype(np.float32) * [5, 5, 1, 1, 1, 1] + 3
+    x, y = features[:, 0] > 3, features[:, 1] > 3
+    return features.astype(np.float32), np.where(x, 1, 7), np.where(x == y, 7, 8)
+
+
+def test_a_linear_layer_reads_features_and_a_network_reads_what_a_line_cannot_part():
+    features, straight, corner = samples_of_a_corner(200, seed=0)
+    others, straight_too, corner_too = samples_of_a_corner(500, seed=1)
+    accuracy = {
+        (hidden, name): (FeatureClassifier.fit(features, actions, hidden=hidden).predict(others) == true).mean()
+        for hidden in (0, 64)
+        for name, actions, true in (("straight", straight, straight_too), ("corner", corner, corner_too))
+    }
+    assert accuracy[0, "straight"] > 0.95 and accuracy[64, "straight"] > 0.95
+    assert accuracy[0, "corner"] < 0.7 and accuracy[64, "corner"] > 0.85
+    again = FeatureClassifier.fit(features, corner, hidden=64)
+    np.testing.assert_array_equal(again.logits(others), FeatureClassifier.fit(features, corner, hidden=64).logits(others))
+
+
+def test_a_frame_mapping_answers_by_the_code_and_by_the_frame():
+    config = LatentActionConfig(image_height=32, image_width=32, patch_size=8, d_model=16, num_layers=1, num_heads=2, num_codes=3)
+    model = LatentActionModel(config).eval()
+    rng = np.random.default_rng(0)
+    frames = np.stack([rng.integers(0, 40, (100, 3, 32, 32, 3)), rng.integers(200, 240, (100, 3, 32, 32, 3))], axis=1).astype(np.uint8)
+    frames = frames.reshape(200, 3, 32, 32, 3)  # dark, bright, dark, ...
+    codes, bright = rng.integers(3, size=200), np.arange(200) % 2
+    actions = np.where(codes == 0, 4, np.where(bright, 8, 7))
+    with torch.inference_mode():
+        features = model.describe(torch.from_numpy(frames[:, -2:]))[:, -1].numpy()
+    mapping = FrameMapping(model, FeatureClassifier.fit(FrameMapping.join(codes, features, num_codes=3), actions, hidden=32))
+    assert mapping.num_frames == 2
+    answers = mapping.sample(codes, frames, rng, temperature=0)
+    assert (answers == actions).mean() > 0.95
+    assert (mapping.sample(np.zeros(200, dtype=int), frames, rng, temperature=0) == 4).mean() > 0.95
+    assert len(set(mapping.sample(codes[:1].repeat(200), frames[:1].repeat(200, axis=0), rng, temperature=20).tolist())) > 3
+
+
+def test_bad_features_are_refused():
+    for features, actions, message in (
+        (np.zeros((0, 4)), np.zeros(0, dtype=int), "at least one"),
+        (np.zeros((3, 4)), np.zeros(2, dtype=int), r"\(3, 4\) and \(2,\)"),
+        (np.zeros((3, 4)), np.array([0, 15, 1]), "0 ... 14; found 0 ... 15"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            FeatureClassifier.fit(features, actions)

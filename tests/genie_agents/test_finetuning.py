@@ -1,0 +1,74 @@
+"""PPO starts from what was cloned, improves it, and goes on where it was cut."""
+
+import numpy as np
+import pytest
+import torch
+
+from genie_agents.action_mapping import LatentToRealMapping
+from genie_agents.coinrun import NUM_ACTIONS, RIGHT, RIGHT_UP
+from genie_agents.evaluation import evaluate
+from genie_agents.finetuning import CHANCE_OF_UNSEEN, FinetunedAgent, LatentHead, finetune
+from genie_agents.policy import Policy, PolicyConfig
+
+SMALL = {"num_envs": 2, "steps_per_rollout": 8}
+MAPPING = LatentToRealMapping([np.array([RIGHT]), np.array([RIGHT_UP, RIGHT_UP, RIGHT])])
+
+
+def test_the_first_actions_are_those_of_the_cloned_policy_and_its_mapping(tmp_path):
+    policy = Policy(PolicyConfig(num_actions=2, hidden=16)).eval()
+    frames = torch.randint(0, 256, (5, 2, 64, 64, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        latent = policy(frames, torch.full((5, 2), -1))[:, -1].softmax(-1).numpy()
+    agent = finetune(tmp_path, policy, MAPPING, total_steps=0, **SMALL)
+    chances = agent.model.policy.get_distribution(frames).distribution.probs.detach().numpy()
+    expected = (1 - CHANCE_OF_UNSEEN) * latent @ MAPPING.chances() + CHANCE_OF_UNSEEN / NUM_ACTIONS
+    np.testing.assert_allclose(chances, expected, atol=1e-5)
+
+
+def test_all_that_was_cloned_learns_on(tmp_path):
+    policy = Policy(PolicyConfig(num_actions=2, hidden=16))
+    before = {name: weight.clone() for name, weight in policy.state_dict().items()}
+    agent = finetune(tmp_path, policy, MAPPING, total_steps=16, learning_rate=1e-3, **SMALL)
+    assert all((weight != before[name]).any() for name, weight in policy.state_dict().items())
+    head = agent.model.policy.action_net
+    assert isinstance(head, LatentHead)
+    assert not torch.allclose(head.log_chances.exp().sum(-1), torch.ones(2), atol=1e-6)
+
+
+def test_it_goes_on_where_it_was_cut(tmp_path):
+    calls = []
+
+    def on_rollout(steps, mean_return):
+        calls.append(steps)
+        if steps == 32 and len(calls) == 2:
+            raise KeyboardInterrupt
+
+    policy = Policy(PolicyConfig(num_actions=NUM_ACTIONS, hidden=16))
+    with pytest.raises(KeyboardInterrupt):
+        finetune(tmp_path, policy, None, total_steps=64, on_rollout=on_rollout, **SMALL)
+    agent = finetune(tmp_path, Policy(policy.config), None, total_steps=64, on_rollout=on_rollout, **SMALL)
+    assert calls == [16, 32, 48, 64] and agent.model.num_timesteps == 64
+    again = finetune(tmp_path, Policy(policy.config), None, total_steps=64, on_rollout=on_rollout, **SMALL)
+    assert len(calls) == 4  # nothing is left to do
+    weights, loaded = agent.model.policy.state_dict(), again.model.policy.state_dict()
+    assert all(torch.equal(weights[name], loaded[name]) for name in weights)
+
+
+def test_a_finetuned_agent_plays_by_seed(tmp_path):
+    agent = finetune(tmp_path, Policy(PolicyConfig(num_actions=NUM_ACTIONS, hidden=16)), None, total_steps=0, **SMALL)
+    assert isinstance(agent, FinetunedAgent)
+    obs, played = np.zeros((20, 64, 64, 3), np.uint8), []
+    for seed in (0, 0, 1):
+        agent.begin(20, seed)
+        played.append([agent.act(obs[: 20 - step], np.arange(20 - step)).tolist() for step in range(3)])
+    assert played[0] == played[1] != played[2]
+    assert evaluate(agent, range(900_000, 900_002), difficulty="easy", seed=0, max_steps=10).steps.tolist() == [10, 10]
+
+
+def test_what_cannot_be_finetuned_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="nature architecture can be fine-tuned, not 'impala'"):
+        finetune(tmp_path, Policy(PolicyConfig(num_actions=15, architecture="impala", channels=(8,), hidden=8)), None, total_steps=1)
+    with pytest.raises(ValueError, match="among 3 actions, and 2 are to be mapped"):
+        finetune(tmp_path, Policy(PolicyConfig(num_actions=3, hidden=8)), MAPPING, total_steps=1)
+    with pytest.raises(ValueError, match="with its mapping, or one of real actions without"):
+        finetune(tmp_path, Policy(PolicyConfig(num_actions=3, hidden=8)), None, total_steps=1)
