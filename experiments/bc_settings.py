@@ -127,9 +127,9 @@ class Settings:
             raise ValueError(f"seeds x evaluation_levels must lie between 1 and {len(TEST_LEVELS)} levels")
         if not self.agents:
             raise ValueError("agents is empty; choose at least one")
-        if unknown := set(self.lam_games) - set(GAMES) or not self.lam_games:
-            raise ValueError(f"lam_games must name games of Procgen, at least one; {unknown} are none: choose among {', '.join(GAMES)}")
-        if self.lam_games != ("coinrun",) and not self.train_lam or self.lam_labels and not self.train_lam:
+        if not self.lam_games or set(self.lam_games) - set(GAMES):
+            raise ValueError(f"lam_games is {' '.join(self.lam_games) or 'empty'}; choose one or more of {', '.join(GAMES)}")
+        if not self.train_lam and (self.lam_games != ("coinrun",) or self.lam_labels):
             raise ValueError("lam_games and lam_labels are for a latent action model trained anew; add --train-lam")
         if self.finetune_steps and self.policy.architecture != "nature":
             raise ValueError(f"finetune_steps needs a policy of the nature architecture, not {self.policy.architecture!r}")

@@ -1,6 +1,7 @@
 """Each script through its command line, a few steps long; the study's cache; the plot of a known table."""
 
 import csv
+import dataclasses
 import json
 import subprocess
 import sys
@@ -13,9 +14,13 @@ EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 sys.path.insert(0, str(EXPERIMENTS))
 
 from bc_coinrun import Study  # noqa: E402
-from bc_settings import PRESETS  # noqa: E402
+from bc_settings import PRESETS, RECIPES, Settings  # noqa: E402
+from bc_videos import draw_labelled_transitions  # noqa: E402
 from plot_level_solve import COLUMNS, read_results  # noqa: E402
 from run_cache import RunCache  # noqa: E402
+
+from genie_agents.policy import PolicyConfig  # noqa: E402
+from world_model.data import VideoFile, VideoWriter  # noqa: E402
 
 
 def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -64,6 +69,63 @@ def test_the_study_from_nothing_to_the_picture_and_again_from_its_cache(tmp_path
     pictures = tmp_path / "again.png"
     result = run("plot_level_solve.py", str(tmp_path / "out" / "results.csv"), "--output", str(pictures))
     assert result.returncode == 0 and pictures.stat().st_size > 10_000, result.stderr
+
+
+@pytest.mark.slow
+def test_every_switch_of_the_study_gives_its_curve(tmp_path):
+    """A latent action model of two other games that saw four labels, all recipes, and PPO from the clone and from nothing."""
+    folders = ("--output", str(tmp_path / "out"), "--runs", str(tmp_path / "runs"))
+    lam = ("--train-lam", "--lam-games", "climber", "ninja", "--lam-labels", "4")
+    result = run(
+        "bc_coinrun.py", "--preset", "smoke", "--difficulties", "easy", *lam, "--agents", *RECIPES, "--finetune-steps", "1", *folders
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    percents = read_results([tmp_path / "out" / "results.csv"])
+    expected = {(name, "easy", count) for name in RECIPES for count in PRESETS["smoke"].labelled_samples}
+    assert set(percents) == expected | {("ppo_from_genie_lam", "easy", 0), ("ppo_from_nothing", "easy", 0)}
+    stages = {path.parent.name.rsplit("-", 1)[0] for path in (tmp_path / "runs").glob("*/stage.json")}
+    assert {"lam-videos-climber-sticky-easy", "lam-videos-ninja-random-easy", "features-easy", "clone-relabelled_linear-4-seed0"} <= stages
+    assert sum(name.startswith("clone-genie_lam") for name in stages) == 1  # one latent policy serves all mappings
+    agreement = json.loads((tmp_path / "out" / "summary.json").read_text())["labels"]["easy"]["mapping_agreement_on_ground"]
+    assert set(agreement) == {f"{kind}, {count}" for kind in ("dictionary", "linear", "network") for count in (4, 16)}
+    assert all(0 <= share <= 1 for share in agreement.values())
+    assert (tmp_path / "out" / "finetuning.png").read_bytes()[:4] == b"\x89PNG"
+    curve = (next((tmp_path / "runs").glob("ppo-from-nothing-easy-*")) / "returns.csv").read_text().splitlines()
+    assert len(curve) == 1 and int(curve[0].split(",")[0]) == 64 * 256
+
+    results, both = str(tmp_path / "out" / "results.csv"), tmp_path / "both.png"
+    result = run("plot_level_solve.py", results, "--others", "another LAM", results, "--output", str(both))
+    assert result.returncode == 0 and both.stat().st_size > (tmp_path / "out" / "level_solve.png").stat().st_size, result.stderr
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"agents": ()}, "agents is empty"),
+        ({"train_lam": True, "lam_games": ("pong",)}, "lam_games is pong; choose one or more of bigfish"),
+        ({"lam_games": ("climber",)}, "add --train-lam"),
+        ({"lam_labels": 5}, "add --train-lam"),
+        ({"finetune_steps": 5, "policy": PolicyConfig(num_actions=15, architecture="impala")}, "not 'impala'"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        Settings(**changes)
+
+
+def test_labelled_transitions_end_in_the_action_that_was_played(tmp_path):
+    with VideoWriter(tmp_path / "video.h5", frame_shape=(8, 8, 3), with_actions=True) as video:
+        for length in (6, 9):
+            video.append(
+                np.arange(length, dtype=np.uint8)[:, None, None, None] + np.zeros((8, 8, 3), np.uint8), actions=np.arange(length - 1)
+            )
+    settings = Settings(train_lam=True, lam_labels=3, lam_clip_length=5)
+    with VideoFile(tmp_path / "video.h5") as file:
+        labelled = draw_labelled_transitions([file], settings)
+        np.testing.assert_array_equal(labelled.clips[:, -2, 0, 0, 0], labelled.actions)  # frame t has brightness t, and action t
+        assert labelled.clips.shape == (3, 5, 8, 8, 3) and len(set(labelled.actions.tolist())) > 1
+        with pytest.raises(ValueError, match="lam_labels is 8, and the videos have 7 clips of 5 frames"):
+            draw_labelled_transitions([file], dataclasses.replace(settings, lam_labels=8))
 
 
 def rows_agents(rows: list[dict[str, str]]) -> set[str]:
@@ -119,16 +181,17 @@ def test_a_stage_is_built_once_redone_when_what_is_below_changes_and_resumed_whe
 
 def test_labelled_samples_are_known_in_context_spread_over_the_codes_and_contain_the_fewer(monkeypatch):
     study = Study(PRESETS["smoke"])
-    assert study.labeller.model.config.context_frames == 4
+    videos = study.videos
+    assert videos.labeller.model.config.context_frames == 4
     labels = np.array([7, 7, 0, 0, 0, 0, 0, 0, -1, 7, 7, 1, 0, -1, 7, -1])  # three episodes; the first two frames of each lack context
-    monkeypatch.setattr(study, "latent_actions", {"easy": labels})
-    np.testing.assert_array_equal(study.usable("easy"), [2, 3, 4, 5, 6, 7, 11, 12])
+    monkeypatch.setattr(videos, "latent_actions", {"easy": labels})
+    np.testing.assert_array_equal(videos.usable("easy"), [2, 3, 4, 5, 6, 7, 11, 12])
     for seed in range(5):
-        assert set(labels[study.labelled_samples("easy", seed, 2)]) == {0, 1}
-        few, many = study.labelled_samples("easy", seed, 3), study.labelled_samples("easy", seed, 6)
+        assert set(labels[videos.labelled_samples("easy", seed, 2)]) == {0, 1}
+        few, many = videos.labelled_samples("easy", seed, 3), videos.labelled_samples("easy", seed, 6)
         np.testing.assert_array_equal(many[:3], few)
         assert len(set(many)) == 6
-    assert any((study.labelled_samples("easy", 0, 6) != study.labelled_samples("easy", seed, 6)).any() for seed in range(1, 5))
+    assert any((videos.labelled_samples("easy", 0, 6) != videos.labelled_samples("easy", seed, 6)).any() for seed in range(1, 5))
 
 
 def test_results_are_read_and_pooled(tmp_path):
