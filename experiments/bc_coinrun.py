@@ -22,6 +22,8 @@ import argparse
 import csv
 import dataclasses
 import os
+import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -336,7 +338,14 @@ def main() -> None:
     preset = finder.parse_known_args()[0].preset
     settings = tyro.cli(Settings, default=PRESETS[preset], description=__doc__)
     keep_freed_memory()
-    Study(settings).run()
+    try:
+        if settings.minutes is not None:
+            timer = threading.Timer(60 * settings.minutes, os.kill, (os.getpid(), signal.SIGINT))
+            timer.daemon = True
+            timer.start()
+        Study(settings).run()
+    except KeyboardInterrupt:
+        raise SystemExit(f"stopped; what is done is kept in {settings.runs}, and the same command goes on from there") from None
     print(f"results.csv, summary.json and the pictures are in {settings.output}")
 
 

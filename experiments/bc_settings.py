@@ -57,6 +57,8 @@ class Settings:
     """folder for results.csv, summary.json, level_solve.png and agent.gif"""
     runs: Path = Path("runs/bc_coinrun/stages")
     """folder of the cached stages; an interrupted run goes on from there"""
+    minutes: float | None = None
+    """stop after so many minutes, as Ctrl-C does; the same command goes on"""
     seed: int = 0
     """seed of recording, training and the choice of labelled samples"""
     difficulties: tuple[Literal["easy", "hard"], ...] = ("easy",)

@@ -98,6 +98,12 @@ def test_every_switch_of_the_study_gives_its_curve(tmp_path):
     assert result.returncode == 0 and both.stat().st_size > (tmp_path / "out" / "level_solve.png").stat().st_size, result.stderr
 
 
+def test_the_study_stops_when_its_time_is_over(tmp_path):
+    result = run("bc_coinrun.py", "--preset", "smoke", "--minutes", "0", "--output", str(tmp_path), "--runs", str(tmp_path / "runs"))
+    assert result.returncode == 1 and "the same command goes on from there" in result.stderr
+    assert "Traceback" not in result.stderr and not (tmp_path / "results.csv").exists()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
