@@ -140,7 +140,6 @@ class Study:
         else:
             name = f"{agent}-{count}"
             about |= {"mapping": recipe.mapping, "labelled_samples": count}
-            sources += [videos.features(d) for d in settings.difficulties if recipe.mapping != "dictionary"]
 
         def build(folder: Path) -> None:
             if name == "oracle":
@@ -232,7 +231,6 @@ class Study:
         below = list(dict.fromkeys(policies.values()))
         if name in RECIPES:
             about |= {"recipe": dataclasses.asdict(RECIPES[name])}
-            below += [self.videos.features(d) for d in settings.difficulties if RECIPES[name].mapping != "dictionary"]
         if name == "n_label_bc":
             below = [self.videos.labels(d) for d in settings.difficulties]
             about |= {n: dataclasses.asdict(getattr(settings, n)) for n in ("policy", "n_label_cloning")}
@@ -294,14 +292,13 @@ class Study:
         recording = RecordingConfig(difficulty=difficulty, noise=0, delay=0, keep_unsolved=True)
         folder = videos.record(f"report-videos-{difficulty}", VALIDATION_LEVELS[-100:], recording, videos.expert(difficulty))
         files = open_videos(folder)
-        labels = np.concatenate([labeller.label(file) for file in files])
+        described = [labeller.describe(file) for file in files]
+        labels = np.concatenate([labels for labels, _ in described])
         if not with_mappings:
             return label_report(labels, *known_actions(files), num_codes=labeller.num_codes)
         kinds = dict.fromkeys(RECIPES[name].mapping for name in settings.agents if name in RECIPES)
-        named = {}
+        named, features = {}, np.concatenate([features for _, features in described])[1:]
         for kind in kinds:
-            if kind != "dictionary":
-                features = np.concatenate([labeller.describe(file) for file in files])[1:]
             for count in settings.labelled_samples:
                 if kind == "dictionary":
                     keys = self.mapping(kind, difficulty, settings.seed, count).predict(labels)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
@@ -94,26 +93,23 @@ class LabelledVideos:
         return LatentActionLabeller.from_pretrained(self.train_latent_action_model() if self.settings.train_lam else self.settings.lam)
 
     def labels(self, difficulty: str) -> Path:
-        """labels.npy (N,): the latent action from each frame to the next, -1 on the last of an episode."""
-        return self._label("labels", difficulty, self.labeller.label)
-
-    def features(self, difficulty: str) -> Path:
-        """features.npy (N, D) float16: what the model sees in each frame; row t+1 describes the transition from t to t+1."""
-        return self._label("features", difficulty, lambda file: self.labeller.describe(file).astype(np.float16))
-
-    def _label(self, name: str, difficulty: str, label: Callable[[VideoFile], np.ndarray]) -> Path:
+        """labels.npy (N,): the latent action from each frame to the next, -1 on the last of an episode; features.npy (N, D) float16: what
+        the model sees in each frame. Row t+1 describes the transition from t to t+1."""
         source = self.demonstrations(difficulty)
 
         def build(folder: Path) -> None:
-            parts, files = [], open_videos(source)
+            labels, features, files = [], [], open_videos(source)
             frames = sum(file.num_frames for file in files)
-            with tqdm(total=frames, desc=f"{name}-{difficulty}", unit="frame", dynamic_ncols=True) as bar:
+            with tqdm(total=frames, desc=f"labels-{difficulty}", unit="frame", dynamic_ncols=True) as bar:
                 for file in files:
-                    parts.append(label(file))
+                    described = self.labeller.describe(file)
+                    labels.append(described.latent_actions)
+                    features.append(described.features.astype(np.float16))
                     bar.update(file.num_frames)
-            np.save(folder / f"{name}.npy", np.concatenate(parts))
+            np.save(folder / "labels.npy", np.concatenate(labels))
+            np.save(folder / "features.npy", np.concatenate(features))
 
-        return self.cache.stage(f"{name}-{difficulty}", {"labeller": self.labeller.identity}, [source], build)
+        return self.cache.stage(f"labels-{difficulty}", {"labeller": self.labeller.identity, "with": "features"}, [source], build)
 
     # What is held in memory: the frames of all difficulties in a row, and per difficulty one row a frame of all else
 
@@ -131,7 +127,7 @@ class LabelledVideos:
 
     @cached_property
     def frame_features(self) -> dict[str, np.ndarray]:
-        return {d: np.load(self.features(d) / "features.npy") for d in self.settings.difficulties}
+        return {d: np.load(self.labels(d) / "features.npy") for d in self.settings.difficulties}
 
     def first_frame(self, difficulty: str) -> int:
         """Where a difficulty's frames begin among all frames."""

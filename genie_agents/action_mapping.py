@@ -160,6 +160,6 @@ class FrameMapping:
         """Real actions (N,) for latent actions (N,) chosen after the frames (N, T, H, W, C) uint8, T at least `num_frames`."""
         device = next(self.model.parameters()).device
         with bf16_autocast(device):
-            features = self.model.describe(torch.from_numpy(frames[:, -self.num_frames :]).to(device))[:, -1]
-        inputs = self.join(latent_actions, features.float().cpu().numpy(), num_codes=self.model.config.num_codes)
+            features, _ = self.model.describe(torch.from_numpy(frames[:, -self.num_frames :]).to(device))
+        inputs = self.join(latent_actions, features[:, -1].float().cpu().numpy(), num_codes=self.model.config.num_codes)
         return draw(self.classifier.logits(inputs), generator, temperature)

@@ -8,6 +8,7 @@ to be labelled in parts. Train a model on clips of a few frames more than that, 
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import h5py
 import numpy as np
@@ -17,6 +18,14 @@ from world_model.data import VideoFile, write_latent_actions
 from world_model.latent_actions import LatentActionModel
 from world_model.precision import bf16_autocast
 from world_model.serialization import identify_model
+
+
+class Description(NamedTuple):
+    """`latent_actions` as `label` gives them; `features` float32, a row a frame: (T, D), (B, T, D) or (N, D). Row t+1 describes the
+    transition from frame t to t+1 (see `LatentActionModel.describe`)."""
+
+    latent_actions: np.ndarray
+    features: np.ndarray
 
 
 class LatentActionLabeller:
@@ -70,33 +79,40 @@ class LatentActionLabeller:
                 return self.label(opened, batch_size=batch_size, write_back=write_back, progress=progress)
         if write_back and not isinstance(video, VideoFile):
             raise ValueError("write_back stores labels in a video file: give a VideoFile or its path, not an array")
-        frames, episode_starts = self._episodes(video)
-        labels = np.full(len(frames), -1, np.int64)
-        for start, stop, num_seen, part in self._encode_parts(
-            frames, episode_starts, lambda clips: self.model.encode(clips).indices, batch_size, progress
-        ):
-            labels[start + num_seen : stop - 1] = part[num_seen : stop - 1 - start]
-        if not isinstance(video, VideoFile):
-            return labels.reshape(video.shape[:-3])[..., :-1]
-        if write_back:
+        labels = self.describe(video, batch_size=batch_size, progress=progress).latent_actions
+        if write_back and isinstance(video, VideoFile):
             write_latent_actions(video.path, labels, labeller=self.identity)
         return labels
 
     def describe(
         self, video: np.ndarray | VideoFile, *, batch_size: int = 16, progress: Callable[[int, int], None] | None = None
-    ) -> np.ndarray:
-        """Features float32 of each frame of an array or a video file (see `LatentActionModel.describe`), from which labelled samples can
-        teach more than the codes tell: one row a frame, (T, D), (B, T, D) or (N, D) for what `label` takes. Row t+1 describes the
-        transition from frame t to t+1. Arguments and errors are those of `label`.
+    ) -> Description:
+        """The labels of an array or a video file, and features from which labelled samples can teach more than the labels tell.
+
+        Arguments and errors are those of `label`.
         """
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         frames, episode_starts = self._episodes(video)
+        labels = np.full(len(frames), -1, np.int64)
         features = np.empty((len(frames), self.model.config.d_model), np.float32)
-        for start, stop, num_seen, part in self._encode_parts(
-            frames, episode_starts, lambda clips: self.model.describe(clips).float(), batch_size, progress
-        ):
-            first = num_seen + 1 if num_seen else 0
-            features[start + first : stop] = part[first : stop - start]
-        return features if isinstance(video, VideoFile) else features.reshape(*video.shape[:-3], -1)
+        parts = self._parts(episode_starts)
+        while batch := list(islice(parts, batch_size)):
+            first, last = batch[0][0], batch[-1][1]
+            block = frames[first:last]  # a file is read once, in order, and not part by part
+            clips = np.stack([self._padded(block[start - first : stop - first]) for start, stop, _ in batch])
+            with torch.inference_mode(), bf16_autocast(self.device):
+                found_features, found_labels = self.model.describe(torch.from_numpy(clips).to(self.device))
+            rows = zip(batch, found_features.float().cpu().numpy(), found_labels.cpu().numpy(), strict=True)
+            for (start, stop, num_seen), part_features, part_labels in rows:
+                labels[start + num_seen : stop - 1] = part_labels[num_seen : stop - 1 - start]
+                first_row = num_seen + 1 if num_seen else 0
+                features[start + first_row : stop] = part_features[first_row : stop - start]
+            if progress is not None:
+                progress(int(last), len(frames))
+        if isinstance(video, VideoFile):
+            return Description(labels, features)
+        return Description(labels.reshape(video.shape[:-3])[..., :-1], features.reshape(*video.shape[:-3], -1))
 
     def _episodes(self, video: np.ndarray | VideoFile) -> tuple[np.ndarray | h5py.Dataset, np.ndarray]:
         """All frames (N, H, W, C) in a row and where each episode begins (E+1,)."""
@@ -117,29 +133,6 @@ class LatentActionLabeller:
                 f"this model labels uint8 frames of shape {expected}, got {frames.dtype} frames of shape "
                 f"{tuple(frames.shape[-3:])}: resize or convert them first"
             )
-
-    def _encode_parts(
-        self,
-        frames: np.ndarray | h5py.Dataset,
-        episode_starts: np.ndarray,
-        encode: Callable[[torch.Tensor], torch.Tensor],
-        batch_size: int,
-        progress: Callable[[int, int], None] | None,
-    ) -> Iterator[tuple[int, int, int, np.ndarray]]:
-        """What `encode` says of each part of the frames (N, H, W, C), after where the part lies: (start, stop, num_seen), see `_parts`."""
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        parts = self._parts(episode_starts)
-        while batch := list(islice(parts, batch_size)):
-            first, last = batch[0][0], batch[-1][1]
-            block = frames[first:last]  # a file is read once, in order, and not part by part
-            clips = np.stack([self._padded(block[start - first : stop - first]) for start, stop, _ in batch])
-            with torch.inference_mode(), bf16_autocast(self.device):
-                found = encode(torch.from_numpy(clips).to(self.device)).cpu().numpy()
-            for (start, stop, num_seen), part in zip(batch, found, strict=True):
-                yield start, stop, num_seen, part
-            if progress is not None:
-                progress(int(last), len(frames))
 
     def _parts(self, episode_starts: np.ndarray) -> Iterator[tuple[int, int, int]]:
         """(start, stop, num_seen): each part of each episode, and how many of its first transitions only serve as context."""

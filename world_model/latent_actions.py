@@ -144,13 +144,14 @@ class LatentActionModel(nn.Module):
         """
         return self._encode(self._read(frames))
 
-    def describe(self, frames: Tensor) -> Tensor:
-        """What each of the frames (B, T, H, W, C) uint8 shows after those before it: features (B, T, D).
+    def describe(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """What happens in frames (B, T, H, W, C) uint8: features (B, T, D) of each frame after those before it, and `encode`'s indices.
 
         Row t is what the latent action from frame t-1 to t is made from, before it is squeezed into a code: it tells more than
         the code, to whoever has some labels to learn it by. Row 0 sees a scene at rest. Raises ValueError as `encode` does.
         """
-        return self._describe(self._read(frames))
+        features_BTD = self._describe(self._read(frames))
+        return features_BTD, self._quantize(features_BTD).indices
 
     def decode(self, frames: Tensor, latent_actions: Tensor) -> Tensor:
         """The next frames (B, T-1, H, W, C) in [0, 1] that `latent_actions` (B, T-1) int64 would lead to from frames[:, :-1]."""
@@ -181,7 +182,10 @@ class LatentActionModel(nn.Module):
         return self.encoder(maps[-1].flatten(2, 3)).mean(dim=2)
 
     def _encode(self, maps: list[Tensor]) -> Quantized:
-        return self.quantizer(self.standardize(self.to_code(self._describe(maps)[:, 1:])))
+        return self._quantize(self._describe(maps))
+
+    def _quantize(self, features_BTD: Tensor) -> Quantized:
+        return self.quantizer(self.standardize(self.to_code(features_BTD[:, 1:])))
 
     def _decode(self, maps: list[Tensor], vectors_BTE: Tensor) -> Tensor:
         past = [map_[:, :-1] for map_ in maps]

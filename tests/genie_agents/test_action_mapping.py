@@ -89,7 +89,7 @@ def test_a_frame_mapping_answers_by_the_code_and_by_the_frame():
     codes, bright = rng.integers(3, size=200), np.arange(200) % 2
     actions = np.where(codes == 0, 4, np.where(bright, 8, 7))
     with torch.inference_mode():
-        features = model.describe(torch.from_numpy(frames[:, -2:]))[:, -1].numpy()
+        features = model.describe(torch.from_numpy(frames[:, -2:]))[0][:, -1].numpy()
     mapping = FrameMapping(model, FeatureClassifier.fit(FrameMapping.join(codes, features, num_codes=3), actions, hidden=32))
     assert mapping.num_frames == 2
     answers = mapping.sample(codes, frames, rng, temperature=0)

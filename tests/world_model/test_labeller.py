@@ -94,17 +94,19 @@ def test_labels_are_what_the_model_encodes(labeller: LatentActionLabeller) -> No
 
 def test_features_are_what_the_codes_are_made_from_however_a_video_is_cut(labeller: LatentActionLabeller, video_path: Path) -> None:
     with VideoFile(video_path) as video:
-        features, labels = labeller.describe(video), labeller.label(video)
+        labels, features = labeller.describe(video)
+        np.testing.assert_array_equal(labels, labeller.label(video))
         assert features.shape == (sum(LENGTHS), CONFIG.d_model) and features.dtype == np.float32
         for index, (start, stop) in enumerate(zip(video.episode_starts[:-1], video.episode_starts[1:], strict=True)):
-            np.testing.assert_allclose(labeller.describe(video.episode(index)), features[start:stop], atol=0.02)  # bfloat16
+            np.testing.assert_allclose(labeller.describe(video.episode(index)).features, features[start:stop], atol=0.02)  # bfloat16
     model = labeller.model
     with torch.inference_mode():
         codes = model.quantizer(model.standardize(model.to_code(torch.from_numpy(features)))).indices.numpy()
     known = np.flatnonzero(labels >= 0)
     assert (codes[known + 1] == labels[known]).mean() > 0.9  # all but those that rounding turns
     batch = np.stack([episode(21, seed) for seed in range(2)])
-    assert labeller.describe(batch).shape == (2, 21, CONFIG.d_model)
+    described = labeller.describe(batch)
+    assert described.features.shape == (2, 21, CONFIG.d_model) and described.latent_actions.shape == (2, 20)
 
 
 def test_a_batch_of_episodes_is_labelled_one_by_one(labeller: LatentActionLabeller) -> None:
