@@ -62,23 +62,28 @@ class Study:
 
     # Mapping
 
-    def mapping(self, kind: str, difficulty: str, seed: int, count: int) -> LatentToRealMapping | FrameMapping:
-        """From the latent actions that a policy chooses to keys, by `count` labelled samples."""
+    def dictionary(self, difficulty: str, seed: int, count: int) -> LatentToRealMapping:
+        """The paper's mapping from latent actions to keys, by `count` labelled samples."""
         videos = self.videos
         samples = videos.labelled_samples(difficulty, seed, count)
         latent_actions, actions = videos.latent_actions[difficulty][samples], videos.true_actions[difficulty][samples]
-        if kind == "dictionary":
-            return LatentToRealMapping.fit(latent_actions, actions, num_codes=videos.labeller.num_codes)
-        features = videos.frame_features[difficulty][samples].astype(np.float32)  # of the frame in which the action is taken
+        return LatentToRealMapping.fit(latent_actions, actions, num_codes=videos.labeller.num_codes)
+
+    def frame_mapping(self, kind: str, difficulty: str, seed: int, count: int) -> FrameMapping:
+        """From latent actions and the frames in which they are chosen to keys, by `count` labelled samples."""
+        videos = self.videos
+        samples = videos.questioned_samples(difficulty, seed, count)
+        latent_actions, actions = videos.latent_actions[difficulty][samples], videos.true_actions[difficulty][samples]
+        features = videos.frame_features[difficulty][samples].astype(np.float32)
         inputs = FrameMapping.join(latent_actions, features, num_codes=videos.labeller.num_codes)
         return FrameMapping(videos.labeller.model, FeatureClassifier.fit(inputs, actions, hidden=HIDDEN[kind], seed=seed))
 
     def relabeller(self, kind: str, difficulty: str, seed: int, count: int) -> FeatureClassifier:
         """From features of transitions to keys, by `count` labelled samples."""
         videos = self.videos
-        samples = videos.labelled_samples(difficulty, seed, count)
-        features, actions = videos.frame_features[difficulty][samples + 1], videos.true_actions[difficulty][samples]
-        return FeatureClassifier.fit(features.astype(np.float32), actions, hidden=HIDDEN[kind], seed=seed)
+        samples = videos.questioned_samples(difficulty, seed, count)
+        features, actions = videos.transition_features(difficulty, samples), videos.true_actions[difficulty][samples]
+        return FeatureClassifier.fit(features, actions, hidden=HIDDEN[kind], seed=seed)
 
     def relabel(self, kind: str, difficulty: str, seed: int, count: int) -> np.ndarray:
         """The key (N,) of every frame of a difficulty by the labels of `count` samples, -1 where there is no latent action."""
@@ -86,13 +91,11 @@ class Study:
         keys = np.full(len(latent_actions), -1)
         labelled = np.flatnonzero(latent_actions >= 0)
         if kind == "dictionary":
-            mapping = self.mapping(kind, difficulty, seed, count)
-            keys[labelled] = mapping.predict(latent_actions[labelled])
+            keys[labelled] = self.dictionary(difficulty, seed, count).predict(latent_actions[labelled])
         else:
-            features = self.videos.frame_features[difficulty]
             classifier = self.relabeller(kind, difficulty, seed, count)
             for part in np.array_split(labelled, len(labelled) // 10_000 + 1):
-                keys[part] = classifier.predict(features[part + 1].astype(np.float32))
+                keys[part] = classifier.predict(self.videos.transition_features(difficulty, part))
         return keys
 
     # Cloning
@@ -205,7 +208,9 @@ class Study:
         recipe = RECIPES.get(name)
         if recipe is None or recipe.order == "map_then_clone":
             return ClonedAgent(policy, temperature=temperature)
-        return ClonedAgent(policy, self.mapping(recipe.mapping, difficulty, seed, count), temperature=temperature)
+        if recipe.mapping == "dictionary":
+            return ClonedAgent(policy, self.dictionary(difficulty, seed, count), temperature=temperature)
+        return ClonedAgent(policy, self.frame_mapping(recipe.mapping, difficulty, seed, count), temperature=temperature)
 
     def levels_solved(self, agent: Agent, difficulty: str, seed: int) -> np.ndarray:
         """Which of the held-out levels (L,) bool of a seed the agent solves."""
@@ -249,7 +254,7 @@ class Study:
 
         def build(folder: Path) -> None:
             if start == "genie_lam":
-                policy, mapping = Policy.from_pretrained(below[0]), self.mapping("dictionary", difficulty, settings.seed, count)
+                policy, mapping = Policy.from_pretrained(below[0]), self.dictionary(difficulty, settings.seed, count)
             else:
                 with torch.random.fork_rng(devices=[]):
                     torch.manual_seed(settings.seed)
@@ -297,14 +302,15 @@ class Study:
         if not with_mappings:
             return label_report(labels, *known_actions(files), num_codes=labeller.num_codes)
         kinds = dict.fromkeys(RECIPES[name].mapping for name in settings.agents if name in RECIPES)
-        named, features = {}, np.concatenate([features for _, features in described])[1:]
+        features = np.concatenate([features for _, features in described])
+        transitions = np.concatenate([features, np.roll(features, -1, axis=0)], axis=1)
+        named = {}
         for kind in kinds:
             for count in settings.labelled_samples:
                 if kind == "dictionary":
-                    keys = self.mapping(kind, difficulty, settings.seed, count).predict(labels)
+                    named[f"{kind}, {count}"] = self.dictionary(difficulty, settings.seed, count).predict(labels)
                 else:
-                    keys = np.append(self.relabeller(kind, difficulty, settings.seed, count).predict(features), -1)
-                named[f"{kind}, {count}"] = keys
+                    named[f"{kind}, {count}"] = self.relabeller(kind, difficulty, settings.seed, count).predict(transitions)
         return label_report(labels, *known_actions(files), num_codes=labeller.num_codes, named=named)
 
     def run(self) -> None:

@@ -11,15 +11,21 @@ import torch
 from bc_settings import Settings
 from progress import training_bar
 from run_cache import RunCache
+from scipy.special import softmax
+from scipy.stats import entropy
 from tqdm import tqdm
 
+from genie_agents.action_mapping import FeatureClassifier
 from genie_agents.cloning import Videos
-from genie_agents.coinrun import DEMONSTRATION_LEVELS, WORLD_MODEL_LEVELS
+from genie_agents.coinrun import AIRBORNE_ALIASES, DEMONSTRATION_LEVELS, LEFT, NOOP, RIGHT, WORLD_MODEL_LEVELS
 from genie_agents.demonstrations import RecordingConfig, open_videos, record_videos
 from genie_agents.experts.players import identify_expert
 from world_model import LatentActionLabeller
 from world_model.data import VideoFile
 from world_model.training import LabelledTransitions, train_latent_action_model
+
+POOL = 20_000  # frames among which those to be labelled are sought
+FIRST_QUESTIONS = 32
 
 
 class LabelledVideos:
@@ -27,6 +33,7 @@ class LabelledVideos:
 
     def __init__(self, settings: Settings, cache: RunCache, device: torch.device) -> None:
         self.settings, self.cache, self.device = settings, cache, device
+        self._questioned: dict[tuple[str, int], np.ndarray] = {}
 
     # Videos and the latent action model
 
@@ -157,6 +164,37 @@ class LabelledVideos:
         for code in np.unique(codes):
             rank[codes == code] = np.arange((codes == code).sum())
         return samples[np.argsort(rank, kind="stable")[:count]]
+
+    def transition_features(self, difficulty: str, frames: np.ndarray) -> np.ndarray:
+        """What the latent action model sees before and after the transitions that lead from the frames (n,) of a difficulty: (n, 2 D)."""
+        features = self.frame_features[difficulty]
+        return np.concatenate([features[frames], features[frames + 1]], axis=1).astype(np.float32)
+
+    def questioned_samples(self, difficulty: str, seed: int, count: int) -> np.ndarray:
+        """The frames of a difficulty whose true action is asked for to read features by; more contain the fewer.
+
+        The first are `labelled_samples`. Then a linear layer is fitted again and again, and asks for frames in which it is least
+        sure of the direction, left, none or right, for half as many as it knows; a key as rare as LEFT is seldom met otherwise. It does not
+        ask about keys for up and down, which do nothing in the air.
+        """
+        if (difficulty, seed) not in self._questioned:
+            most = max(self.settings.labelled_samples)
+            pool = np.random.default_rng((self.settings.seed, seed)).permutation(self.usable(difficulty))[:POOL]
+            chosen = self.labelled_samples(difficulty, seed, min(FIRST_QUESTIONS, most))
+            while len(chosen) < min(most, len(pool)):
+                classifier = FeatureClassifier.fit(self.transition_features(difficulty, chosen), self.true_actions[difficulty][chosen])
+                chances = softmax(classifier.logits(self.transition_features(difficulty, pool)), axis=1)
+                directions = np.stack([chances[:, key == AIRBORNE_ALIASES].sum(axis=1) for key in (LEFT, NOOP, RIGHT)], axis=1)
+                doubt = entropy(directions, axis=1)
+                doubt[np.isin(pool, chosen)] = -1
+                questions = min(len(chosen) // 2, most - len(chosen))
+                # Of twenty times as many in doubt, some at random: the most doubtful ones look alike.
+                doubtful = pool[np.argsort(-doubt, kind="stable")[: 20 * questions]]
+                doubtful = doubtful[~np.isin(doubtful, chosen)]
+                drawn = np.random.default_rng((self.settings.seed, seed, len(chosen))).permutation(doubtful)[:questions]
+                chosen = np.append(chosen, drawn)
+            self._questioned[difficulty, seed] = chosen
+        return self._questioned[difficulty, seed][:count]
 
 
 def draw_labelled_transitions(files: list[VideoFile], settings: Settings) -> LabelledTransitions:
