@@ -343,6 +343,7 @@ def main() -> None:
     keep_freed_memory()
     try:
         if settings.minutes is not None:
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started to ignore it
             timer = threading.Timer(60 * settings.minutes, os.kill, (os.getpid(), signal.SIGINT))
             timer.daemon = True
             timer.start()

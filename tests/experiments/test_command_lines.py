@@ -19,6 +19,7 @@ from bc_videos import draw_labelled_transitions  # noqa: E402
 from plot_level_solve import COLUMNS, read_results  # noqa: E402
 from run_cache import RunCache  # noqa: E402
 
+from genie_agents.coinrun import LEFT, RIGHT, RIGHT_UP  # noqa: E402
 from genie_agents.policy import PolicyConfig  # noqa: E402
 from world_model.data import VideoFile, VideoWriter  # noqa: E402
 
@@ -198,6 +199,24 @@ def test_labelled_samples_are_known_in_context_spread_over_the_codes_and_contain
         np.testing.assert_array_equal(many[:3], few)
         assert len(set(many)) == 6
     assert any((videos.labelled_samples("easy", 0, 6) != videos.labelled_samples("easy", seed, 6)).any() for seed in range(1, 5))
+
+
+def test_questions_find_a_rare_key_and_the_fewer_are_contained(monkeypatch):
+    """One transition in a hundred is LEFT and lies apart in the features; drawn at random, 200 samples hold two of them."""
+    videos = Study(dataclasses.replace(PRESETS["smoke"], labelled_samples=(16, 200))).videos
+    rng, count = np.random.default_rng(0), 20_000
+    keys = np.where(rng.random(count) < 0.01, LEFT, np.where(rng.random(count) < 0.2, RIGHT_UP, RIGHT))
+    features = rng.normal(size=(count + 1, 8)).astype(np.float16)
+    features[1:, 0] += np.where(keys == LEFT, 5, 0)
+    features[1:, 1] += np.where(keys == RIGHT_UP, 5, 0)
+    monkeypatch.setattr(videos, "latent_actions", {"easy": np.where(keys == RIGHT_UP, 1, 0)})
+    monkeypatch.setattr(videos, "true_actions", {"easy": keys})
+    monkeypatch.setattr(videos, "frame_features", {"easy": features})
+    many = videos.questioned_samples("easy", 0, 200)
+    np.testing.assert_array_equal(videos.questioned_samples("easy", 0, 16), many[:16])
+    np.testing.assert_array_equal(videos.labelled_samples("easy", 0, 16), many[:16])
+    assert len(set(many.tolist())) == 200
+    assert (keys[many] == LEFT).sum() > 10 > (keys[videos.labelled_samples("easy", 0, 200)] == LEFT).sum()
 
 
 def test_results_are_read_and_pooled(tmp_path):
