@@ -48,7 +48,8 @@ class LabelledVideos:
         return self.cache.stage(name, about, [], build)
 
     def expert(self, difficulty: str) -> str:
-        return f"apprentice-{difficulty}" if self.settings.expert == "apprentice" else self.settings.expert
+        expert = self.settings.expert
+        return expert.replace("apprentice", f"apprentice-{difficulty}") if expert.split(":")[0] == "apprentice" else expert
 
     def demonstrations(self, difficulty: str) -> Path:
         recording = RecordingConfig(difficulty=difficulty, noise=self.settings.noise)

@@ -97,17 +97,18 @@ PPO_CHECKPOINT = "ppo.zip"
 
 def make_expert(name: str, seed: int) -> Expert:
     """ "planner", "sighted_planner", "random", "sticky" (random, keys held for long), an apprentice that ships ("apprentice-easy",
-    "apprentice-hard"), or the folder of an expert trained by train_apprentice.py or train_ppo.py.
+    "apprentice-hard"), or the folder of an expert trained by train_apprentice.py or train_ppo.py. "apprentice-easy:2" plays the first two of
+    its moves alone.
 
-    Raises FileNotFoundError when there is no such expert.
+    Raises FileNotFoundError when there is no such expert, ValueError when it does not know so many moves.
     """
     if name in PLANNERS:
         return PLANNERS[name]()
     if name in RANDOM_PLAYERS:
         return RandomExpert(seed, max_hold=RANDOM_PLAYERS[name])
-    folder = _find_expert(name)
+    folder, num_moves = _find_expert(name)
     if (folder / CONFIG_FILE).is_file():
-        return RunAndJumpExpert(Policy.from_pretrained(folder))
+        return RunAndJumpExpert(Policy.from_pretrained(folder), num_moves=num_moves)
     if not (folder / PPO_CHECKPOINT).is_file():
         names = [*PLANNERS, *RANDOM_PLAYERS, *sorted(path.name for path in SHIPPED.iterdir())]
         raise FileNotFoundError(
@@ -120,12 +121,14 @@ def make_expert(name: str, seed: int) -> Expert:
 
 def identify_expert(name: str) -> str:
     """The name, for a trained expert with a hash of its weights: says who plays in a video."""
-    folder = _find_expert(name)
+    folder, num_moves = _find_expert(name)
     if (folder / CONFIG_FILE).is_file():
-        return identify_model(folder)
+        return identify_model(folder) + (f":{num_moves}" if num_moves else "")
     checkpoint = folder / PPO_CHECKPOINT
     return f"{name}-{sha256(checkpoint.read_bytes()).hexdigest()[:12]}" if checkpoint.is_file() else name
 
 
-def _find_expert(name: str) -> Path:
-    return SHIPPED / name if (SHIPPED / name).is_dir() else Path(name)
+def _find_expert(name: str) -> tuple[Path, int | None]:
+    """The folder of a trained expert, and how many of its moves it is to play, if the name says so."""
+    name, _, num_moves = name.partition(":")
+    return SHIPPED / name if (SHIPPED / name).is_dir() else Path(name), int(num_moves) if num_moves.isdecimal() else None

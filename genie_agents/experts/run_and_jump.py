@@ -117,14 +117,17 @@ class RunAndJump(gymnasium.Wrapper[np.ndarray, np.int64, np.ndarray, np.int64]):
 
 class RunAndJumpExpert:
     """A policy of this game as an `Expert`: the best move by its logits wherever it stands, RIGHT in the air; UP is held for `UP_FRAMES`.
+    It plays all the moves that it knows, or the first `num_moves` alone.
 
-    Raises ValueError for a policy of another shape than this game's.
+    Raises ValueError for a policy of another shape than this game's, or one that does not know so many moves.
     """
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, *, num_moves: int | None = None) -> None:
         check_policy(policy.config)
-        self.policy = policy.eval()
-        self._planner = make_teacher(policy.config.num_actions)
+        self.policy, self.num_moves = policy.eval(), num_moves or policy.config.num_actions
+        if not 2 <= self.num_moves <= policy.config.num_actions:
+            raise ValueError(f"num_moves is {num_moves}; this expert knows {policy.config.num_actions} moves: give 2 to so many")
+        self._planner = make_teacher(self.num_moves)
 
     def begin(self, env: ProcgenEnv) -> bool:
         self._agent = AgentTracker(env)
@@ -138,7 +141,7 @@ class RunAndJumpExpert:
         if standing and not self._keys:
             frames = np.stack([obs if self._frame_before is None else self._frame_before, obs])
             logits = self.policy(torch.from_numpy(frames)[None], torch.full((1, 2), -1))[0, -1]
-            self._keys = list(MOVES[int(logits.argmax())])
+            self._keys = list(MOVES[int(logits[: self.num_moves].argmax())])
         action = self._keys.pop(0) if self._keys else RIGHT
         if standing:
             self._frames_of_up = UP_FRAMES if action == RIGHT_UP else 0
