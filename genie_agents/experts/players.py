@@ -97,8 +97,8 @@ PPO_CHECKPOINT = "ppo.zip"
 
 def make_expert(name: str, seed: int) -> Expert:
     """ "planner", "sighted_planner", "random", "sticky" (random, keys held for long), an apprentice that ships ("apprentice-easy",
-    "apprentice-hard"), or the folder of an expert trained by train_apprentice.py or train_ppo.py. "apprentice-easy:2" plays the first two of
-    its moves alone.
+    "apprentice-hard"), or the folder of an expert trained by train_apprentice.py or train_ppo.py. "apprentice-easy:2" plays its first two
+    moves alone.
 
     Raises FileNotFoundError when there is no such expert, ValueError when it does not know so many moves.
     """
