@@ -245,20 +245,21 @@ class Study:
     # Fine-tuning by reward
 
     def finetuned(self, start: str, difficulty: str) -> Path:
-        """PPO from the cloned Genie LAM policy (start "genie_lam") or from an untrained network ("nothing"): returns.csv follows the mean
-        return over environment steps, rows.csv has the held-out levels solved at the end, a row a seed."""
+        """PPO from the policy of an agent (`start` names it) or from an untrained network ("nothing"): returns.csv follows the mean return
+        over environment steps, rows.csv has the held-out levels solved at the end, a row a seed."""
         from genie_agents.finetuning import finetune  # here, because Stable-Baselines3 is slow to import and seldom needed
 
         settings, count = self.settings, self.settings.labelled_samples[-1]
-        below = [self.policy("genie_lam", settings.seed)] if start == "genie_lam" else []
+        below = [self.policy(start, settings.seed, count)] if start != "nothing" else []
 
         def build(folder: Path) -> None:
-            if start == "genie_lam":
-                policy, mapping = Policy.from_pretrained(below[0]), self.dictionary(difficulty, settings.seed, count)
+            mapping = self.dictionary(difficulty, settings.seed, count) if start == "genie_lam" else None
+            if below:
+                policy = Policy.from_pretrained(below[0])
             else:
                 with torch.random.fork_rng(devices=[]):
                     torch.manual_seed(settings.seed)
-                    policy, mapping = Policy(dataclasses.replace(settings.policy, num_actions=NUM_ACTIONS)), None
+                    policy = Policy(dataclasses.replace(settings.policy, num_actions=NUM_ACTIONS))
             with tqdm(total=settings.finetune_steps, desc=f"PPO from {start}, {difficulty}", unit="step", dynamic_ncols=True) as bar:
 
                 def on_rollout(steps: int, mean_return: float) -> None:
@@ -272,7 +273,7 @@ class Study:
                     policy,
                     mapping,
                     total_steps=settings.finetune_steps,
-                    learning_rate=settings.finetune_learning_rate if start == "genie_lam" else 5e-4,
+                    learning_rate=settings.finetune_learning_rate if below else 5e-4,
                     difficulty=difficulty,
                     level_seeds=DEMONSTRATION_LEVELS,
                     seed=settings.seed,
@@ -280,13 +281,14 @@ class Study:
                     on_rollout=on_rollout,
                 )
             solved = [self.levels_solved(agent, difficulty, seed) for seed in range(settings.seeds)]
-            rows = [[f"ppo_from_{start}", difficulty, "", seed, len(s), int(s.sum())] for seed, s in enumerate(solved)]
+            name = "ppo_from_clone" if below else "ppo_from_nothing"
+            rows = [[name, difficulty, "", seed, len(s), int(s.sum())] for seed, s in enumerate(solved)]
             with (folder / "rows.csv").open("w", newline="") as file:
                 csv.writer(file).writerows(rows)
 
         about = {name: getattr(settings, name) for name in ("finetune_steps", "seeds", "seed", "evaluation_levels", "max_steps")}
         about |= {"first_level": self.evaluation_levels[0], "policy": dataclasses.asdict(settings.policy)}
-        about |= {"labelled_samples": count, "learning_rate": settings.finetune_learning_rate} if start == "genie_lam" else {}
+        about |= {"labelled_samples": count, "learning_rate": settings.finetune_learning_rate} if below else {}
         return self.cache.stage(f"ppo-from-{start}-{difficulty}", about, below, build)
 
     # Report
@@ -317,7 +319,7 @@ class Study:
         settings = self.settings
         settings.output.mkdir(parents=True, exist_ok=True)
         folders = [self.results(name, d) for name in settings.agents for d in settings.difficulties]
-        starts = ("genie_lam", "nothing") if settings.finetune_steps else ()
+        starts = (settings.finetune_agent, "nothing") if settings.finetune_steps else ()
         finetuned = {(start, d): self.finetuned(start, d) for start in starts for d in settings.difficulties}
         rows = [row for folder in [*folders, *finetuned.values()] for row in csv.reader((folder / "rows.csv").open())]
         results = settings.output / "results.csv"

@@ -10,18 +10,16 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-STYLES = {"genie_lam": ("from the Genie LAM policy", "#d1495b"), "nothing": ("from nothing", "#30638e")}
-
 
 def plot_finetuning(returns: dict[tuple[str, str], Path], output: Path) -> None:
     """One panel a difficulty; `returns` names by start and difficulty the returns.csv of each run: steps, mean return of 100 episodes."""
     difficulties = sorted({difficulty for _, difficulty in returns})
     figure, axes = plt.subplots(1, len(difficulties), figsize=(6.2 * len(difficulties), 4), sharey=True, squeeze=False)
     for axis, difficulty in zip(axes[0], difficulties, strict=True):
-        for start, (label, color) in STYLES.items():
-            with returns[start, difficulty].open() as file:
+        for start, path in ((start, path) for (start, d), path in returns.items() if d == difficulty):
+            with path.open() as file:
                 points = [(int(steps), float(mean_return)) for steps, mean_return in csv.reader(file)]
-            axis.plot(*zip(*points, strict=True), color=color, label=f"PPO {label}")
+            axis.plot(*zip(*points, strict=True), label=f"PPO from {start}")
         axis.set_title(f"CoinRun, {difficulty}")
         axis.set_xlabel("environment steps")
         axis.set_ylim(0, 10)

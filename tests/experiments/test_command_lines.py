@@ -83,7 +83,7 @@ def test_every_switch_of_the_study_gives_its_curve(tmp_path):
     assert result.returncode == 0, result.stderr[-3000:]
     percents = read_results([tmp_path / "out" / "results.csv"])
     expected = {(name, "easy", count) for name in RECIPES for count in PRESETS["smoke"].labelled_samples}
-    assert set(percents) == expected | {("ppo_from_genie_lam", "easy", 0), ("ppo_from_nothing", "easy", 0)}
+    assert set(percents) == expected | {("ppo_from_clone", "easy", 0), ("ppo_from_nothing", "easy", 0)}
     stages = {path.parent.name.rsplit("-", 1)[0] for path in (tmp_path / "runs").glob("*/stage.json")}
     assert {"lam-videos-climber-sticky-easy", "lam-videos-ninja-random-easy", "labels-easy", "clone-relabelled_linear-4-seed0"} <= stages
     assert sum(name.startswith("clone-genie_lam") for name in stages) == 1  # one latent policy serves all mappings

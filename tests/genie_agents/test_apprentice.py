@@ -279,6 +279,20 @@ def test_those_that_ship_play_better_than_a_key_held_down(difficulty):
     assert identify_expert(f"apprentice-{difficulty}").startswith(f"apprentice-{difficulty}-")
 
 
+def test_an_expert_may_be_held_to_its_first_moves():
+    env, config = ProcgenEnv(), RecordingConfig(noise=0, delay=0)
+    keys = {}
+    for name in ("apprentice-easy", "apprentice-easy:2"):
+        expert = make_expert(name, seed=0)
+        segments = [play_level(env, expert, level_seed, config, np.random.default_rng(0))[0] for level_seed in range(900_000, 900_010)]
+        keys[name] = {int(key) for part in segments for segment in part for key in segment.actions}
+    assert keys == {"apprentice-easy": {LEFT, RIGHT, RIGHT_UP}, "apprentice-easy:2": {RIGHT, RIGHT_UP}}
+    assert identify_expert("apprentice-easy:2") == identify_expert("apprentice-easy") + ":2"
+    for name in ("apprentice-easy:9", "apprentice-easy:1"):
+        with pytest.raises(ValueError, match="this expert knows 5 moves: give 2 to so many"):
+            make_expert(name, seed=0)
+
+
 def test_a_resumed_training_meets_other_levels_of_the_same_difficulty():
     batches = make_batches(Policy(TINY))
     next(batches)
