@@ -102,8 +102,8 @@ class Settings:
     """clone a policy for every seed, as the paper does; else one serves all seeds, and the intervals leave training out"""
 
     finetune_steps: int = 0
-    """environment steps of PPO on the real game, from a cloned agent with the most labelled samples and, to compare, from an untrained network;
-    0 for none"""
+    """environment steps of PPO on the real game, from a cloned agent with the most labelled samples and, to compare, from an untrained
+    network; 0 for none"""
     finetune_agent: Literal["genie_lam", "relabelled", "relabelled_linear", "relabelled_network"] = "genie_lam"
     """the agent from which PPO goes on; genie_lam's mapping becomes the last layer of its network"""
     finetune_learning_rate: float = 1e-4
