@@ -178,17 +178,16 @@ class LabelledVideos:
         sure of the direction, left, none or right, for half as many as it knows; a key as rare as LEFT is seldom met otherwise. It does not
         ask about keys for up and down, which do nothing in the air.
         """
-        if (difficulty, seed) not in self._questioned:
-            most = max(self.settings.labelled_samples)
+        if len(self._questioned.get((difficulty, seed), ())) < count:
             pool = np.random.default_rng((self.settings.seed, seed)).permutation(self.usable(difficulty))[:POOL]
-            chosen = self.labelled_samples(difficulty, seed, min(FIRST_QUESTIONS, most))
-            while len(chosen) < min(most, len(pool)):
+            chosen = self.labelled_samples(difficulty, seed, FIRST_QUESTIONS)
+            while len(chosen) < min(count, len(pool)):
                 classifier = FeatureClassifier.fit(self.transition_features(difficulty, chosen), self.true_actions[difficulty][chosen])
                 chances = softmax(classifier.logits(self.transition_features(difficulty, pool)), axis=1)
                 directions = np.stack([chances[:, key == AIRBORNE_ALIASES].sum(axis=1) for key in (LEFT, NOOP, RIGHT)], axis=1)
                 doubt = entropy(directions, axis=1)
                 doubt[np.isin(pool, chosen)] = -1
-                questions = min(len(chosen) // 2, most - len(chosen))
+                questions = len(chosen) // 2
                 # Of twenty times as many in doubt, some at random: the most doubtful ones look alike.
                 doubtful = pool[np.argsort(-doubt, kind="stable")[: 20 * questions]]
                 doubtful = doubtful[~np.isin(doubtful, chosen)]
