@@ -183,7 +183,10 @@ class Study:
 
     def counts(self, name: str) -> tuple[int, ...]:
         """The numbers of labelled samples that an agent is made with; 0 for one that needs none."""
-        return self.settings.labelled_samples if name in RECIPES or name == "n_label_bc" else (0,)
+        if name not in RECIPES and name != "n_label_bc":
+            return (0,)
+        relabelled = name in RECIPES and RECIPES[name].order == "map_then_clone"
+        return self.settings.relabelled_samples if relabelled else self.settings.labelled_samples
 
     def policies(self, name: str) -> dict[tuple[int, int], Path]:
         """The policy of an agent for each seed and number of labelled samples."""
@@ -249,7 +252,7 @@ class Study:
         over environment steps, rows.csv has the held-out levels solved at the end, a row a seed."""
         from genie_agents.finetuning import finetune  # here, because Stable-Baselines3 is slow to import and seldom needed
 
-        settings, count = self.settings, self.settings.labelled_samples[-1]
+        settings, count = self.settings, self.counts(start)[-1]
         below = [self.policy(start, settings.seed, count)] if start != "nothing" else []
 
         def build(folder: Path) -> None:

@@ -111,6 +111,8 @@ class Settings:
 
     labelled_samples: tuple[int, ...] = (16, 64, 200, 1024)
     """numbers N of labelled samples for the mapping and for N-label BC"""
+    relabelled_samples: tuple[int, ...] = (200,)
+    """the same for agents whose videos are relabelled: each number takes a cloning of its own"""
     seeds: int = 5
     """seeds: each plays other levels and draws other labelled samples"""
     evaluation_levels: int = 100
@@ -137,8 +139,9 @@ class Settings:
             raise ValueError("lam_games and lam_labels are for a latent action model trained anew; add --train-lam")
         if self.finetune_steps and self.policy.architecture != "nature":
             raise ValueError(f"finetune_steps needs a policy of the nature architecture, not {self.policy.architecture!r}")
-        if not self.labelled_samples or min(self.labelled_samples) < 1:
-            raise ValueError("labelled_samples needs at least one number, each at least 1")
+        for name in ("labelled_samples", "relabelled_samples"):
+            if not getattr(self, name) or min(getattr(self, name)) < 1:
+                raise ValueError(f"{name} needs at least one number, each at least 1")
         if not 0 <= self.label_balance <= 1:
             raise ValueError(f"label_balance is {self.label_balance}; choose from 0 to 1")
         if not self.difficulties:
@@ -158,6 +161,7 @@ PAPER = replace(
     n_label_cloning=TrainingConfig(steps=1000),
     policy_per_seed=True,
     labelled_samples=(16, 32, 64, 128, 200, 256, 512, 1024),
+    relabelled_samples=(16, 64, 200, 1024),
 )
 
 SMOKE = replace(
@@ -176,6 +180,7 @@ SMOKE = replace(
     n_label_cloning=TrainingConfig(steps=2),
     n_label_batch_size=8,
     labelled_samples=(4, 16),
+    relabelled_samples=(16,),
     seeds=2,
     evaluation_levels=2,
     max_steps=20,

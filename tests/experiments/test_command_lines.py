@@ -82,10 +82,11 @@ def test_every_switch_of_the_study_gives_its_curve(tmp_path):
     )
     assert result.returncode == 0, result.stderr[-3000:]
     percents = read_results([tmp_path / "out" / "results.csv"])
-    expected = {(name, "easy", count) for name in RECIPES for count in PRESETS["smoke"].labelled_samples}
+    counts = {"clone_then_map": (4, 16), "map_then_clone": (16,)}
+    expected = {(name, "easy", count) for name, recipe in RECIPES.items() for count in counts[recipe.order]}
     assert set(percents) == expected | {("ppo_from_clone", "easy", 0), ("ppo_from_nothing", "easy", 0)}
     stages = {path.parent.name.rsplit("-", 1)[0] for path in (tmp_path / "runs").glob("*/stage.json")}
-    assert {"lam-videos-climber-sticky-easy", "lam-videos-ninja-random-easy", "labels-easy", "clone-relabelled_linear-4-seed0"} <= stages
+    assert {"lam-videos-climber-sticky-easy", "lam-videos-ninja-random-easy", "labels-easy", "clone-relabelled_linear-16-seed0"} <= stages
     assert sum(name.startswith("clone-genie_lam") for name in stages) == 1  # one latent policy serves all mappings
     agreement = json.loads((tmp_path / "out" / "summary.json").read_text())["labels"]["easy"]["mapping_agreement_on_ground"]
     assert set(agreement) == {f"{kind}, {count}" for kind in ("dictionary", "linear", "network") for count in (4, 16)}
