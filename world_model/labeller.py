@@ -79,8 +79,13 @@ class LatentActionLabeller:
                 return self.label(opened, batch_size=batch_size, write_back=write_back, progress=progress)
         if write_back and not isinstance(video, VideoFile):
             raise ValueError("write_back stores labels in a video file: give a VideoFile or its path, not an array")
-        labels = self.describe(video, batch_size=batch_size, progress=progress).latent_actions
-        if write_back and isinstance(video, VideoFile):
+        frames, episode_starts = self._episodes(video)
+        labels = np.full(len(frames), -1, np.int64)
+        for start, stop, num_seen, _, part in self._describe_parts(frames, episode_starts, batch_size, progress):
+            labels[start + num_seen : stop - 1] = part[num_seen : stop - 1 - start]
+        if not isinstance(video, VideoFile):
+            return labels.reshape(video.shape[:-3])[..., :-1]
+        if write_back:
             write_latent_actions(video.path, labels, labeller=self.identity)
         return labels
 
@@ -91,25 +96,13 @@ class LatentActionLabeller:
 
         Arguments and errors are those of `label`.
         """
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         frames, episode_starts = self._episodes(video)
         labels = np.full(len(frames), -1, np.int64)
         features = np.empty((len(frames), self.model.config.d_model), np.float32)
-        parts = self._parts(episode_starts)
-        while batch := list(islice(parts, batch_size)):
-            first, last = batch[0][0], batch[-1][1]
-            block = frames[first:last]  # a file is read once, in order, and not part by part
-            clips = np.stack([self._padded(block[start - first : stop - first]) for start, stop, _ in batch])
-            with torch.inference_mode(), bf16_autocast(self.device):
-                found_features, found_labels = self.model.describe(torch.from_numpy(clips).to(self.device))
-            rows = zip(batch, found_features.float().cpu().numpy(), found_labels.cpu().numpy(), strict=True)
-            for (start, stop, num_seen), part_features, part_labels in rows:
-                labels[start + num_seen : stop - 1] = part_labels[num_seen : stop - 1 - start]
-                first_row = num_seen + 1 if num_seen else 0
-                features[start + first_row : stop] = part_features[first_row : stop - start]
-            if progress is not None:
-                progress(int(last), len(frames))
+        for start, stop, num_seen, part_features, part in self._describe_parts(frames, episode_starts, batch_size, progress):
+            labels[start + num_seen : stop - 1] = part[num_seen : stop - 1 - start]
+            first_row = num_seen + 1 if num_seen else 0
+            features[start + first_row : stop] = part_features[first_row : stop - start]
         if isinstance(video, VideoFile):
             return Description(labels, features)
         return Description(labels.reshape(video.shape[:-3])[..., :-1], features.reshape(*video.shape[:-3], -1))
@@ -133,6 +126,28 @@ class LatentActionLabeller:
                 f"this model labels uint8 frames of shape {expected}, got {frames.dtype} frames of shape "
                 f"{tuple(frames.shape[-3:])}: resize or convert them first"
             )
+
+    def _describe_parts(
+        self,
+        frames: np.ndarray | h5py.Dataset,
+        episode_starts: np.ndarray,
+        batch_size: int,
+        progress: Callable[[int, int], None] | None,
+    ) -> Iterator[tuple[int, int, int, np.ndarray, np.ndarray]]:
+        """Features and labels of the frames (N, H, W, C) by parts, after where each lies: (start, stop, num_seen), see `_parts`."""
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        parts = self._parts(episode_starts)
+        while batch := list(islice(parts, batch_size)):
+            first, last = batch[0][0], batch[-1][1]
+            block = frames[first:last]  # a file is read once, in order, and not part by part
+            clips = np.stack([self._padded(block[start - first : stop - first]) for start, stop, _ in batch])
+            with torch.inference_mode(), bf16_autocast(self.device):
+                features, labels = self.model.describe(torch.from_numpy(clips).to(self.device))
+            for place, part_features, part_labels in zip(batch, features.float().cpu().numpy(), labels.cpu().numpy(), strict=True):
+                yield *place, part_features, part_labels
+            if progress is not None:
+                progress(int(last), len(frames))
 
     def _parts(self, episode_starts: np.ndarray) -> Iterator[tuple[int, int, int]]:
         """(start, stop, num_seen): each part of each episode, and how many of its first transitions only serve as context."""
