@@ -1,15 +1,20 @@
 """Agents cloned from CoinRun videos without action labels (Genie, section 3.3 and Appendix E).
 
-Expert videos -> a latent action model labels every transition -> a policy is cloned on the labels -> a mapping from latent to real
-actions is fitted from a few labelled samples -> the agent plays levels nobody has seen -> percent of levels solved.
+Expert videos -> a latent action model says what happened in every transition -> a few labelled samples say which keys that means -> a
+policy is cloned -> it plays levels nobody has seen -> percent of levels solved.
 
-Agents, a curve each (--agents): genie_lam (the above); genie_lam_linear and genie_lam_network (the mapping looks at the frame too);
-relabelled, relabelled_linear and relabelled_network (the mapping comes first and names the keys in all videos, the policy is cloned on
-these); oracle (same network and videos, true actions); n_label_bc (same network cloned on the N labelled samples alone: what the
-mapping must beat); random; constant_right_up (solves about two thirds by itself: what a collapsed policy would reach).
+Agents, a curve each (--agents):
+genie_lam: the paper's; a policy is cloned on latent actions, and a dictionary maps those that it chooses to keys
+genie_lam_linear, genie_lam_network: the mapping looks at the frame too
+relabelled, relabelled_linear, relabelled_network: the mapping comes first and names the keys in all videos (by the latent action alone, or by
+the model's features), and the policy is cloned on these
+oracle: same network and videos, true actions
+n_label_bc: same network cloned on the N labelled samples alone, which the mapping must beat
+random; constant_right_up: solves about two thirds by itself, as a collapsed policy would
 
     python experiments/bc_coinrun.py                   # the demo: at most 20 minutes on 2 CPU cores
     python experiments/bc_coinrun.py --preset paper    # the paper's protocol: 100 levels x 5 seeds, a policy per seed
+    python experiments/bc_coinrun.py --expert apprentice:2 --agents genie_lam oracle    # the paper's agent, on videos that it can read
     python experiments/bc_coinrun.py --train-lam       # with a latent action model trained anew
     python experiments/bc_coinrun.py --train-lam --lam-games climber jumper ninja    # with one that never saw CoinRun
     python experiments/bc_coinrun.py --train-lam --lam-labels 5000                   # with one that saw a few true actions

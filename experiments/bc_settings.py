@@ -64,7 +64,7 @@ class Settings:
     difficulties: tuple[Literal["easy", "hard"], ...] = ("easy",)
     """difficulties to record and to play, easy, hard or both; one policy is cloned from the videos of all of them"""
 
-    agents: tuple[AgentName, ...] = ("genie_lam", "oracle", "n_label_bc", "random", "constant_right_up")
+    agents: tuple[AgentName, ...] = ("relabelled_linear", "oracle", "n_label_bc", "random", "constant_right_up")
     """who plays, a curve each; see above"""
 
     levels: int = 8000
@@ -104,7 +104,7 @@ class Settings:
     finetune_steps: int = 0
     """environment steps of PPO on the real game, from a cloned agent with the most labelled samples and, to compare, from an untrained
     network; 0 for none"""
-    finetune_agent: Literal["genie_lam", "relabelled", "relabelled_linear", "relabelled_network"] = "genie_lam"
+    finetune_agent: Literal["genie_lam", "relabelled", "relabelled_linear", "relabelled_network"] = "relabelled_linear"
     """the agent from which PPO goes on; genie_lam's mapping becomes the last layer of its network"""
     finetune_learning_rate: float = 1e-4
     """of PPO from the cloned policy; from nothing it is the Procgen paper's, 5e-4"""

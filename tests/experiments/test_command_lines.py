@@ -43,9 +43,9 @@ def test_the_study_from_nothing_to_the_picture_and_again_from_its_cache(tmp_path
     with (tmp_path / "out" / "results.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == COLUMNS
-    # 2 difficulties x 2 seeds x (2 agents x 2 numbers of samples + oracle, random and constant)
-    assert len(rows) == 2 * 2 * (2 * 2 + 3)
-    assert {row["agent"] for row in rows} == {"genie_lam", "oracle", "n_label_bc", "random", "constant_right_up"}
+    # 2 difficulties x 2 seeds x (2 numbers of samples for N-label BC, one for the relabelled agent, oracle, random and constant)
+    assert len(rows) == 2 * 2 * (2 + 1 + 3)
+    assert {row["agent"] for row in rows} == {"relabelled_linear", "oracle", "n_label_bc", "random", "constant_right_up"}
     assert {row["labelled_samples"] for row in rows if row["agent"] == "oracle"} == {""}
     assert all(0 <= int(row["levels_solved"]) <= int(row["levels"]) == 2 for row in rows)
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
@@ -78,7 +78,19 @@ def test_every_switch_of_the_study_gives_its_curve(tmp_path):
     folders = ("--output", str(tmp_path / "out"), "--runs", str(tmp_path / "runs"))
     lam = ("--train-lam", "--lam-games", "climber", "ninja", "--lam-labels", "4")
     result = run(
-        "bc_coinrun.py", "--preset", "smoke", "--difficulties", "easy", *lam, "--agents", *RECIPES, "--finetune-steps", "1", *folders
+        "bc_coinrun.py",
+        "--preset",
+        "smoke",
+        "--difficulties",
+        "easy",
+        *lam,
+        "--agents",
+        *RECIPES,
+        "--finetune-steps",
+        "1",
+        "--finetune-agent",
+        "genie_lam",
+        *folders,
     )
     assert result.returncode == 0, result.stderr[-3000:]
     percents = read_results([tmp_path / "out" / "results.csv"])
