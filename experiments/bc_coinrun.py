@@ -4,13 +4,14 @@ Expert videos -> a latent action model says what happened in every transition ->
 policy is cloned -> it plays levels nobody has seen -> percent of levels solved.
 
 Agents, a curve each (--agents):
-genie_lam: the paper's; a policy is cloned on latent actions, and a dictionary maps those that it chooses to keys
-genie_lam_linear, genie_lam_network: the mapping looks at the frame too
-relabelled, relabelled_linear, relabelled_network: the mapping comes first and names the keys in all videos (by the latent action alone, or by
-the model's features), and the policy is cloned on these
-oracle: same network and videos, true actions
-n_label_bc: same network cloned on the N labelled samples alone, which the mapping must beat
-random; constant_right_up: solves about two thirds by itself, as a collapsed policy would
+
+    genie_lam             the paper's: a policy is cloned on latent actions, a dictionary maps those that it chooses to keys
+    genie_lam_linear      a linear layer maps them that sees the frame too; genie_lam_network: a small network
+    relabelled            the dictionary comes first and names the keys in all videos, and the policy is cloned on these
+    relabelled_linear     the same, but keys are read from the model's features by a linear layer; relabelled_network: by a small network
+    oracle                same network and videos, true actions
+    n_label_bc            same network cloned on the N labelled samples alone: what the mapping must beat
+    random, constant_right_up    the latter solves about two thirds by itself, as a collapsed policy would
 
     python experiments/bc_coinrun.py                   # the demo: at most 20 minutes on 2 CPU cores
     python experiments/bc_coinrun.py --preset paper    # the paper's protocol: 100 levels x 5 seeds, a policy per seed
