@@ -69,14 +69,14 @@ class Settings:
 
     levels: int = 8000
     """levels recorded for cloning, per difficulty; the levels that the expert loses are dropped"""
-    expert: str = "apprentice"
-    """who plays in the videos for cloning: apprentice (those that ship, one for each difficulty), apprentice:2 (the same without braking,
-    by its first two moves alone), sighted_planner, planner, or the folder of one trained by train_apprentice.py or train_ppo.py"""
+    expert: str = "apprentice:2"
+    """who plays in the videos for cloning: apprentice (those that ship, one for each difficulty), apprentice:2 (the same by their first
+    two moves alone, without braking), sighted_planner, planner, or the folder of one trained by train_apprentice.py or train_ppo.py"""
     noise: float = 0.1
     """chance per step on the ground that random actions disturb the expert, off camera; the video goes on where it recovers"""
 
-    lam: str = "coinrun-small"
-    """latent action model that labels: that of a world which ships with the package, by name, or the folder of one or of a world"""
+    lam: str = "lam-platformers"
+    """latent action model that labels: lam-platformers, which never saw CoinRun, coinrun-small, or the folder of one or of a world"""
     train_lam: bool = False
     """train a latent action model anew instead, on videos of levels that cloning never sees"""
     lam_games: tuple[str, ...] = ("coinrun",)

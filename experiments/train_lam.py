@@ -40,7 +40,7 @@ DEFAULTS = dataclasses.replace(
 def card(settings: Settings, reports: dict[str, dict[str, Any]], seconds: dict[str, float]) -> str:
     """A model card in Markdown: data, command, machine, metrics, what each code stands for, limits."""
     lines = [
-        "# A latent action model of CoinRun",
+        f"# A latent action model of {', '.join(settings.lam_games)}",
         "",
         f"- Data: {', '.join(settings.lam_games)}, {' and '.join(settings.difficulties)}, levels 0 to {settings.lam_levels - 1}: a quarter",
         "  played at random, the rest by CoinRun's planner with 10 % noise or, in other games, with keys held for long;",
@@ -49,9 +49,9 @@ def card(settings: Settings, reports: dict[str, dict[str, Any]], seconds: dict[s
         f"- Training: {settings.lam_training.steps} steps of {settings.lam_batch_size} clips of {settings.lam_clip_length} frames, rate "
         f"{settings.lam_training.learning_rate}, seed {settings.seed}; {seconds['lam']:.0f} s.",
         f"- Machine: {json.dumps(machine())}",
-        "- Limits: 64x64 frames of CoinRun. Keys that change nothing in the picture (UP and DOWN in the air) cannot be told apart.",
+        "- Limits: 64x64 frames. Keys that change nothing in the picture (UP and DOWN in the air) cannot be told apart.",
         "",
-        f"Measured on 100 validation levels a difficulty, played by {settings.expert} without noise. Agreement: share of",
+        f"Measured on 100 validation levels of CoinRun a difficulty, played by {settings.expert} without noise. Agreement: share of",
         "transitions whose key is the most frequent one of their code. Ground: only frames on which the player stands, where keys can",
         "be seen to act.",
         "",

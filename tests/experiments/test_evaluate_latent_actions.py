@@ -7,15 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from genie_agents.demonstrations import record_shard
+from genie_agents.demonstrations import RecordingConfig, record_shard
 from genie_agents.experts.players import make_expert
-from world_model import Genie, LatentActionModel
+from world_model import Genie, LatentActionLabeller, LatentActionModel
+from world_model.data import VideoFile
 from world_model.serialization import SHIPPED
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 sys.path.insert(0, str(EXPERIMENTS))
 
 import world_videos  # noqa: E402
+from bc_report import known_actions, label_report  # noqa: E402
 from evaluate_latent_actions import main, meaning, pool  # noqa: E402
 
 
@@ -66,3 +68,15 @@ def test_codes_are_put_into_words():
     assert meaning({8: 9, 7: 1}, {7: 3}) == "RIGHT+UP 90 % on the ground, RIGHT 100 % in the air"
     assert meaning({}, {1: 3, 4: 1}) == "LEFT 75 % in the air"
     assert meaning({}, {}) == "never seen"
+
+
+@pytest.mark.parametrize("difficulty", ["easy", "hard"])
+@pytest.mark.parametrize("name", ["coinrun-small", "lam-platformers"])
+def test_the_models_that_ship_find_take_offs(name, difficulty, tmp_path):
+    """One of the two has never seen CoinRun."""
+    recording = RecordingConfig(difficulty=difficulty, noise=0, delay=0)
+    record_shard(tmp_path / "levels.h5", make_expert("planner", 0), range(909_000, 909_015), recording, 0)
+    labeller = LatentActionLabeller.from_pretrained(name)
+    with VideoFile(tmp_path / "levels.h5") as file:
+        report = label_report(labeller.label(file), *known_actions([file]), num_codes=labeller.num_codes)
+    assert report["take_off_precision"] > 0.9 and report["take_off_recall"] > 0.9
