@@ -67,7 +67,7 @@ def plot(percents: Percents, output: Path, others: Mapping[str, Percents] = Mapp
     `others` are results by name, with another latent action model, say: of these only what differs is drawn, the Genie agents' curves.
     """
     difficulties = sorted({difficulty for _, difficulty, _ in percents})
-    figure, axes = plt.subplots(1, len(difficulties), figsize=(6.6 * len(difficulties), 5.4), sharey=True, squeeze=False)
+    figure, axes = plt.subplots(1, len(difficulties), figsize=(6.6 * len(difficulties), 7), sharey=True, squeeze=False)
     for axis, difficulty in zip(axes[0], difficulties, strict=True):
         for agent, (label, color, marker) in STYLES.items():
             if marker is None and (agent, difficulty, 0) in percents:
@@ -78,7 +78,17 @@ def plot(percents: Percents, output: Path, others: Mapping[str, Percents] = Mapp
             elif marker is not None:
                 draw_curve(axis, percents, agent, difficulty, label, color=color, marker=marker)
                 for name, other in others.items() if agent != "n_label_bc" else ():
-                    draw_curve(axis, other, agent, difficulty, f"{label}; {name}", color=color, marker=marker, linestyle=":")
+                    draw_curve(
+                        axis,
+                        other,
+                        agent,
+                        difficulty,
+                        f"{label}; {name}",
+                        color=color,
+                        marker=marker,
+                        linestyle=":",
+                        markerfacecolor="white",
+                    )
         axis.set_title(f"CoinRun, {difficulty}")
         axis.set_xlabel("labelled samples N")
         samples = sorted({n for _, d, n in percents if d == difficulty and n > 0})
@@ -87,7 +97,7 @@ def plot(percents: Percents, output: Path, others: Mapping[str, Percents] = Mapp
             axis.set_xticks(samples, [str(n) for n in samples])
         axis.set_ylim(0, 100)
         axis.grid(alpha=0.25)
-        axis.legend(fontsize=8, loc="lower right")
+        axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.12))
     axes[0, 0].set_ylabel("held-out levels solved, percent")
     figure.tight_layout()
     output.parent.mkdir(parents=True, exist_ok=True)
