@@ -16,7 +16,7 @@ from world_model.training import TrainingConfig
 class Recipe:
     """How an agent comes from videos and N labelled samples.
 
-    order: the paper clones latent actions and maps those that the policy chooses; LAPO+ (Morin et al. 2026) first names the keys in all
+    order: the paper clones latent actions and maps those that the policy chooses; LAPO+ (arXiv 2602.02762) first names the keys in all
     videos and clones these. mapping: by the latent action alone (the paper's dictionary), or also by features of the latent action
     model, read by a linear layer or a small network.
     """

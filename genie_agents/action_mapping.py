@@ -1,7 +1,7 @@
 """From latent actions to the keys of the real game, learned from a few hundred labelled samples.
 
 `LatentToRealMapping` is the paper's dictionary, which knows the code alone (Genie, section 3.3). `FeatureClassifier` reads features of
-the latent action model, which tell more than the code: for relabelling whole videos before cloning (LAPO+, Morin et al. 2026), or,
+the latent action model, which tell more than the code: for relabelling whole videos before cloning (LAPO+, arXiv 2602.02762), or,
 as a `FrameMapping`, beside the latent action that a policy has chosen.
 
 Shapes: N samples, F features, K latent actions, A real actions, T frames, H, W, C pixels.

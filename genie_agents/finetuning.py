@@ -1,6 +1,6 @@
 """A cloned policy improved by reward: PPO (Stable-Baselines3) on the real game, started from what was cloned from video.
 
-LAPO's last stage (Schmidt & Jiang 2024, section 4.3): the latent policy, with its mapping to real actions as a last layer, goes on
+LAPO's last stage (Schmidt & Jiang 2024): the latent policy, with its mapping to real actions as a last layer, goes on
 learning from a small budget of environment steps. Started from nothing, the same network is the baseline.
 
 Shapes: B games, T frames that the policy sees, K latent actions, A real actions.
@@ -113,8 +113,7 @@ def finetune(
 
     `mapping` belongs to a policy of latent actions; None for one of real actions. `on_rollout(steps, mean return of the last 100
     episodes)` is called after each rollout of `num_envs` x `steps_per_rollout` steps, and the model saved in `folder`, from which a call
-    that was interrupted goes on. Hyper-parameters are those of the Procgen paper
-    (Cobbe et al. 2020, appendix D) but for the learning rate.
+    that was interrupted goes on. Hyper-parameters are those of the Procgen paper (Cobbe et al. 2020, appendix D) but for the learning rate.
 
     Raises:
         ValueError: a policy of another architecture, or one whose actions are neither the mapping's nor Procgen's.
