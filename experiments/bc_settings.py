@@ -52,7 +52,7 @@ class Settings:
     """Options of the study; the defaults are those of the chosen preset."""
 
     preset: Literal["demo", "paper", "smoke"] = "demo"
-    """demo: 20 minutes on 2 CPU cores; paper: the full protocol, for a GPU or a night; smoke: seconds, for tests"""
+    """demo: half an hour on one CPU core; paper: the full protocol, for a GPU or a night; smoke: seconds, for tests"""
     output: Path = Path("runs/bc_coinrun/demo")
     """folder for results.csv, summary.json, level_solve.png and agent.gif"""
     runs: Path = Path("runs/bc_coinrun/stages")
