@@ -49,6 +49,22 @@ class ConstantAgent:
         return np.full(len(games), self.action)
 
 
+class LastFrames:
+    """The last `num_frames` frames of many games that begin together; a game's first frame stands in for its past."""
+
+    def __init__(self, num_frames: int) -> None:
+        self.num_frames = num_frames
+        self._frames: np.ndarray | None = None
+
+    def push(self, obs: np.ndarray, games: np.ndarray) -> np.ndarray:
+        """Add the observations (n, H, W, C) of `games` (n,), at first those of all games, and return their last frames (n, T, H, W, C)."""
+        if self._frames is None:
+            self._frames = np.repeat(obs[:, None], self.num_frames, axis=1)
+        else:
+            self._frames[games] = np.concatenate([self._frames[games, 1:], obs[:, None]], axis=1)
+        return self._frames[games]
+
+
 class ClonedAgent:
     """Samples from a cloned policy's logits (Genie, Appendix E), and maps latent to real actions where a mapping is given, both at
     `temperature`."""
@@ -62,16 +78,12 @@ class ClonedAgent:
 
     def begin(self, num_games: int, seed: int) -> None:
         self._generator = np.random.default_rng(seed)
-        self._frames: np.ndarray | None = None
+        self._frames = LastFrames(self._num_frames)
         self._previous_actions = np.full((num_games, self.policy.config.num_frames), -1)
 
     @torch.inference_mode()
     def act(self, obs: np.ndarray, games: np.ndarray) -> np.ndarray:
-        if self._frames is None:  # every game begins at once: the first frame stands in for the past
-            self._frames = np.repeat(obs[:, None], self._num_frames, axis=1)
-        else:
-            self._frames[games] = np.concatenate([self._frames[games, 1:], obs[:, None]], axis=1)
-        frames, previous = self._frames[games], torch.from_numpy(self._previous_actions[games])
+        frames, previous = self._frames.push(obs, games), torch.from_numpy(self._previous_actions[games])
         seen = torch.from_numpy(frames[:, -self.policy.config.num_frames :])
         with bf16_autocast(self._device):
             logits = self.policy(seen.to(self._device), previous.to(self._device))[:, -1].float().cpu().numpy()

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from genie_agents.action_mapping import LatentToRealMapping, draw
 from genie_agents.coinrun import DEMONSTRATION_LEVELS, NUM_ACTIONS, ProcgenEnv
+from genie_agents.evaluation import LastFrames
 from genie_agents.experts.players import PPO_CHECKPOINT
 from genie_agents.experts.ppo import TimeLimit, save
 from genie_agents.policy import NatureNetwork, Policy, stack
@@ -80,15 +81,11 @@ class FinetunedAgent:
 
     def begin(self, num_games: int, seed: int) -> None:
         self._generator = np.random.default_rng(seed)
-        self._frames: np.ndarray | None = None
+        self._frames = LastFrames(self.num_frames)
 
     @torch.inference_mode()
     def act(self, obs: np.ndarray, games: np.ndarray) -> np.ndarray:
-        if self._frames is None:
-            self._frames = np.repeat(obs[:, None], self.num_frames, axis=1)
-        else:
-            self._frames[games] = np.concatenate([self._frames[games, 1:], obs[:, None]], axis=1)
-        frames = torch.from_numpy(self._frames[games]).to(self.model.device)
+        frames = torch.from_numpy(self._frames.push(obs, games)).to(self.model.device)
         policy = self.model.policy
         logits = policy.action_net(policy.features_extractor(frames))
         return draw(logits.cpu().numpy(), self._generator, temperature=1.0)
