@@ -27,7 +27,7 @@ from world_model.training.objectives import dynamics_objective, tokenizer_object
 
 CONFIG = TrainingConfig(steps=20, learning_rate=1e-2, warmup_steps=2, ema_decay=0.8)
 CLIPS = {"clip_length": 3, "batch_size": 8, "seed": 0}
-# Weights whose gradients are next to nothing: Adam makes steps of their rounding, 5e-3 in all with one thread on an AMD. Losses agree to 1e-5.
+# Weights whose gradients are next to nothing: Adam makes steps of their rounding, 5e-3 with one thread on an AMD. Losses agree to 1e-5.
 ROUNDING = {"atol": 2e-2, "rtol": 0}
 
 
