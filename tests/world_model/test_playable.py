@@ -51,6 +51,6 @@ def test_the_square_moves_the_way_the_action_says(genie):
     imagined = genie.imagine(start, played)[:, 0].float()
     moved = torch.stack([start[:, 0].roll(tuple(move.tolist()), (1, 2)) for move in MOVES]).float()
     looks_like = (moved - imagined).square().mean(dim=(2, 3, 4)).argmin(dim=0)
-    # Chance is 0.25, its standard deviation over 64 worlds 0.05. So short a training takes its own course on each processor and number of threads: 0.52
-    # on an AMD with two threads, above 0.7 there with one and on an Intel.
+    # Chance is 0.25, its standard deviation 0.05. So short a training takes its own course on each processor and number of threads:
+    # 0.52 on an AMD with two threads, above 0.7 there with one and on an Intel.
     assert (looks_like == means[played[:, 0]]).float().mean() > 0.4
