@@ -33,6 +33,12 @@ def draw(logits: np.ndarray, generator: np.random.Generator, temperature: float)
     return (logits + temperature * generator.gumbel(size=logits.shape)).argmax(-1)
 
 
+def check_keys(actions: np.ndarray) -> None:
+    """Raises ValueError where real actions (N,) are not Procgen's."""
+    if actions.min() < 0 or actions.max() >= NUM_ACTIONS:
+        raise ValueError(f"actions must lie in 0 ... {NUM_ACTIONS - 1}; found {actions.min()} ... {actions.max()}")
+
+
 @dataclass
 class LatentToRealMapping:
     """The paper's dictionary: each latent action's list of the real actions seen with it, from which one is drawn.
@@ -49,7 +55,7 @@ class LatentToRealMapping:
         """Fit to labelled samples: latent actions (N,) in 0 ... num_codes - 1 and the real actions (N,) taken with them.
 
         Raises:
-            ValueError: no samples, arrays of different length, or a latent action out of range.
+            ValueError: no samples, arrays of different length, a latent action out of range, or an action that is no key of Procgen.
         """
         if latent_actions.shape != actions.shape or latent_actions.ndim != 1 or len(actions) == 0:
             raise ValueError(
@@ -57,6 +63,7 @@ class LatentToRealMapping:
             )
         if latent_actions.min() < 0 or latent_actions.max() >= num_codes:
             raise ValueError(f"latent actions must lie in 0 ... {num_codes - 1}; found {latent_actions.min()} ... {latent_actions.max()}")
+        check_keys(actions)
         return cls([actions[latent_actions == code].astype(np.int64) for code in range(num_codes)])
 
     def sample(self, latent_actions: np.ndarray, generator: np.random.Generator, *, temperature: float = 1.0) -> np.ndarray:
@@ -114,8 +121,7 @@ class FeatureClassifier:
         """
         if features.ndim != 2 or actions.shape != features.shape[:1] or len(actions) == 0:
             raise ValueError(f"need features (N, F) and as many actions, at least one; got shapes {features.shape} and {actions.shape}")
-        if actions.min() < 0 or actions.max() >= NUM_ACTIONS:
-            raise ValueError(f"actions must lie in 0 ... {NUM_ACTIONS - 1}; found {actions.min()} ... {actions.max()}")
+        check_keys(actions)
         mean, scale = features.mean(0), features.std(0) + 1e-6
         with torch.random.fork_rng(devices=[]):  # initial weights come from `seed` and leave the caller's generator alone
             torch.manual_seed(seed)

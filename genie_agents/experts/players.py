@@ -130,5 +130,7 @@ def identify_expert(name: str) -> str:
 
 def _find_expert(name: str) -> tuple[Path, int | None]:
     """The folder of a trained expert, and how many of its moves it is to play, if the name says so."""
-    name, _, num_moves = name.partition(":")
-    return SHIPPED / name if (SHIPPED / name).is_dir() else Path(name), int(num_moves) if num_moves.isdecimal() else None
+    base, _, num_moves = name.rpartition(":")
+    if not num_moves.isdecimal():
+        base, num_moves = name, ""
+    return SHIPPED / base if (SHIPPED / base).is_dir() else Path(base), int(num_moves) if num_moves else None

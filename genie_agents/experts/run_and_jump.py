@@ -124,7 +124,7 @@ class RunAndJumpExpert:
 
     def __init__(self, policy: Policy, *, num_moves: int | None = None) -> None:
         check_policy(policy.config)
-        self.policy, self.num_moves = policy.eval(), num_moves or policy.config.num_actions
+        self.policy, self.num_moves = policy.eval(), policy.config.num_actions if num_moves is None else num_moves
         if not 2 <= self.num_moves <= policy.config.num_actions:
             raise ValueError(f"num_moves is {num_moves}; this expert knows {policy.config.num_actions} moves: give 2 to so many")
         self._planner = make_teacher(self.num_moves)

@@ -50,6 +50,8 @@ def test_bad_samples_are_refused():
         LatentToRealMapping.fit(np.array([], dtype=int), np.array([], dtype=int), num_codes=2)
     with pytest.raises(ValueError, match="0 ... 1"):
         LatentToRealMapping.fit(np.array([2]), np.array([0]), num_codes=2)
+    with pytest.raises(ValueError, match="0 ... 14; found 3 ... 15"):
+        LatentToRealMapping.fit(np.array([0, 1]), np.array([3, 15]), num_codes=2)
 
 
 def test_the_most_frequent_action_of_a_list_is_predicted():

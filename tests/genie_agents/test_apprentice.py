@@ -288,7 +288,9 @@ def test_an_expert_may_be_held_to_its_first_moves():
         keys[name] = {int(key) for part in segments for segment in part for key in segment.actions}
     assert keys == {"apprentice-easy": {LEFT, RIGHT, RIGHT_UP}, "apprentice-easy:2": {RIGHT, RIGHT_UP}}
     assert identify_expert("apprentice-easy:2") == identify_expert("apprentice-easy") + ":2"
-    for name in ("apprentice-easy:9", "apprentice-easy:1"):
+    with pytest.raises(FileNotFoundError, match="no expert 'apprentice-easy:two'"):
+        make_expert("apprentice-easy:two", seed=0)
+    for name in ("apprentice-easy:9", "apprentice-easy:1", "apprentice-easy:0"):
         with pytest.raises(ValueError, match="this expert knows 5 moves: give 2 to so many"):
             make_expert(name, seed=0)
 
