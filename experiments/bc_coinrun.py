@@ -37,190 +37,38 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
+from bc_agents import Agents
 from bc_report import film, known_actions, label_report, write_summary
 from bc_settings import PRESETS, RECIPES, Settings
 from bc_videos import LabelledVideos
 from plot_finetuning import plot_finetuning
 from plot_level_solve import COLUMNS, plot, read_results
-from progress import training_bar
 from run_cache import RunCache
 from tqdm import tqdm
 
-from genie_agents.action_mapping import FeatureClassifier, FrameMapping, LatentToRealMapping
-from genie_agents.cloning import clone
-from genie_agents.coinrun import DEMONSTRATION_LEVELS, NUM_ACTIONS, RIGHT_UP, TEST_LEVELS, VALIDATION_LEVELS
+from genie_agents.coinrun import DEMONSTRATION_LEVELS, NUM_ACTIONS, TEST_LEVELS, VALIDATION_LEVELS
 from genie_agents.demonstrations import RecordingConfig, open_videos
-from genie_agents.evaluation import Agent, ClonedAgent, ConstantAgent, RandomAgent, evaluate
+from genie_agents.evaluation import Agent, evaluate
 from genie_agents.policy import Policy
 from world_model import LatentActionLabeller
-from world_model.training import TrainingConfig, keep_freed_memory
-
-HIDDEN = {"linear": 0, "network": 64}  # units of the mappings that look at features
+from world_model.training import keep_freed_memory
 
 
 class Study:
-    """The stages of the study from labelled videos on, in order. Each returns the folder of what it made; nothing is made twice."""
+    """The last stages of the study. Each returns the folder of what it made; nothing is made twice."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.cache = RunCache(settings.runs)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.videos = LabelledVideos(settings, self.cache, self.device)
-
-    # Mapping
-
-    def dictionary(self, difficulty: str, seed: int, count: int) -> LatentToRealMapping:
-        """The paper's mapping from latent actions to keys, by `count` labelled samples."""
-        videos = self.videos
-        samples = videos.labelled_samples(difficulty, seed, count)
-        latent_actions, actions = videos.latent_actions[difficulty][samples], videos.true_actions[difficulty][samples]
-        return LatentToRealMapping.fit(latent_actions, actions, num_codes=videos.labeller.num_codes)
-
-    def frame_mapping(self, kind: str, difficulty: str, seed: int, count: int) -> FrameMapping:
-        """From latent actions and the frames in which they are chosen to keys, by `count` labelled samples."""
-        videos = self.videos
-        samples = videos.questioned_samples(difficulty, seed, count)
-        latent_actions, actions = videos.latent_actions[difficulty][samples], videos.true_actions[difficulty][samples]
-        features = videos.frame_features[difficulty][samples].astype(np.float32)
-        inputs = FrameMapping.join(latent_actions, features, num_codes=videos.labeller.num_codes)
-        return FrameMapping(videos.labeller.model, FeatureClassifier.fit(inputs, actions, hidden=HIDDEN[kind], seed=seed))
-
-    def relabeller(self, kind: str, difficulty: str, seed: int, count: int) -> FeatureClassifier:
-        """From features of transitions to keys, by `count` labelled samples."""
-        videos = self.videos
-        samples = videos.questioned_samples(difficulty, seed, count)
-        features, actions = videos.transition_features(difficulty, samples), videos.true_actions[difficulty][samples]
-        return FeatureClassifier.fit(features, actions, hidden=HIDDEN[kind], seed=seed)
-
-    def relabel(self, kind: str, difficulty: str, seed: int, count: int) -> np.ndarray:
-        """The key (N,) of every frame of a difficulty by the labels of `count` samples, -1 where there is no latent action."""
-        latent_actions = self.videos.latent_actions[difficulty]
-        keys = np.full(len(latent_actions), -1)
-        labelled = np.flatnonzero(latent_actions >= 0)
-        if kind == "dictionary":
-            keys[labelled] = self.dictionary(difficulty, seed, count).predict(latent_actions[labelled])
-        else:
-            classifier = self.relabeller(kind, difficulty, seed, count)
-            for part in np.array_split(labelled, len(labelled) // 10_000 + 1):
-                keys[part] = classifier.predict(self.videos.transition_features(difficulty, part))
-        return keys
-
-    # Cloning
-
-    def clone(
-        self,
-        labels: dict[str, np.ndarray],
-        num_actions: int,
-        training: TrainingConfig,
-        *,
-        batch_size: int,
-        seed: int,
-        title: str | None = None,
-        samples: np.ndarray | None = None,
-        checkpoint: Path | None = None,
-    ) -> Policy:
-        videos, difficulties = self.videos, self.settings.difficulties
-        if samples is None:
-            samples = np.concatenate([videos.first_frame(d) + videos.usable(d) for d in difficulties])
-        return clone(
-            dataclasses.replace(self.settings.policy, num_actions=num_actions),
-            training,
-            videos.frames,
-            np.concatenate([labels[d] for d in difficulties]),
-            samples=samples,
-            batch_size=batch_size,
-            balance=self.settings.label_balance,
-            seed=seed,
-            device=self.device,
-            checkpoint=checkpoint,
-            on_step=training_bar(title, training.steps) if title else None,
-        )
-
-    def policy(self, agent: str, seed: int, count: int = 0) -> Path:
-        """Clone one policy from the videos of all difficulties: on latent actions, on true ones, or on those that `count` labels give."""
-        settings, videos = self.settings, self.videos
-        sources = [videos.labels(d) for d in settings.difficulties]  # the oracle too: labels say which frames are learned from
-        recipe = RECIPES.get(agent)
-        about = {"seed": seed, "batch_size": settings.cloning_batch_size, "balance": settings.label_balance}
-        about |= {name: dataclasses.asdict(getattr(settings, name)) for name in ("policy", "cloning")}
-        if recipe is None:
-            name = "oracle"
-        elif recipe.order == "clone_then_map":
-            name = "genie_lam"  # one policy of latent actions serves all mappings
-        else:
-            name = f"{agent}-{count}"
-            about |= {"mapping": recipe.mapping, "labelled_samples": count}
-
-        def build(folder: Path) -> None:
-            if name == "oracle":
-                labels, num_actions = videos.true_actions, NUM_ACTIONS
-            elif name == "genie_lam":
-                labels, num_actions = videos.latent_actions, videos.labeller.num_codes
-            else:
-                labels, num_actions = {d: self.relabel(recipe.mapping, d, seed, count) for d in settings.difficulties}, NUM_ACTIONS
-            policy = self.clone(
-                labels,
-                num_actions,
-                settings.cloning,
-                batch_size=settings.cloning_batch_size,
-                seed=seed,
-                title=f"clone {name}",
-                checkpoint=folder / "checkpoint.safetensors",
-            )
-            policy.save_pretrained(folder)
-
-        return self.cache.stage(f"clone-{name}-seed{seed}", about, sources, build)
-
-    def n_label_policy(self, difficulty: str, seed: int, count: int) -> Policy:
-        """The same network cloned on the labelled samples alone."""
-        return self.clone(
-            self.videos.true_actions,
-            NUM_ACTIONS,
-            self.settings.n_label_cloning,
-            batch_size=self.settings.n_label_batch_size,
-            seed=seed,
-            samples=self.videos.first_frame(difficulty) + self.videos.labelled_samples(difficulty, seed, count),
-        )
+        self.agents = Agents(settings, self.cache, self.device, self.videos)
 
     # Play
 
     @property
     def evaluation_levels(self) -> range:
         return VALIDATION_LEVELS if self.settings.validation else TEST_LEVELS
-
-    def counts(self, name: str) -> tuple[int, ...]:
-        """The numbers of labelled samples that an agent is made with; 0 for one that needs none."""
-        if name not in RECIPES and name != "n_label_bc":
-            return (0,)
-        relabelled = name in RECIPES and RECIPES[name].order == "map_then_clone"
-        return self.settings.relabelled_samples if relabelled else self.settings.labelled_samples
-
-    def policies(self, name: str) -> dict[tuple[int, int], Path]:
-        """The policy of an agent for each seed and number of labelled samples."""
-        settings = self.settings
-        if name not in RECIPES and name != "oracle":
-            return {}
-        return {
-            (seed, count): self.policy(name, seed if settings.policy_per_seed else settings.seed, count)
-            for count in self.counts(name)
-            for seed in range(settings.seeds)
-        }
-
-    def agent(self, name: str, difficulty: str, seed: int, count: int, policies: dict[tuple[int, int], Path]) -> Agent:
-        if name == "random":
-            return RandomAgent()
-        if name == "constant_right_up":
-            return ConstantAgent(RIGHT_UP)
-        temperature = self.settings.temperature
-        if name == "n_label_bc":
-            return ClonedAgent(self.n_label_policy(difficulty, seed, count), temperature=temperature)
-        policy = Policy.from_pretrained(policies[seed, count], device=self.device)
-        recipe = RECIPES.get(name)
-        if recipe is None or recipe.order == "map_then_clone":
-            return ClonedAgent(policy, temperature=temperature)
-        if recipe.mapping == "dictionary":
-            return ClonedAgent(policy, self.dictionary(difficulty, seed, count), temperature=temperature)
-        return ClonedAgent(policy, self.frame_mapping(recipe.mapping, difficulty, seed, count), temperature=temperature)
 
     def levels_solved(self, agent: Agent, difficulty: str, seed: int) -> np.ndarray:
         """Which of the held-out levels (L,) bool of a seed the agent solves."""
@@ -230,19 +78,19 @@ class Study:
 
     def results(self, name: str, difficulty: str) -> Path:
         """Play held-out levels: rows.csv has a row for each seed and number of labelled samples, written as they come."""
-        settings, policies = self.settings, self.policies(name)
+        settings, policies = self.settings, self.agents.policies(name)
 
         def build(folder: Path) -> None:
             path = folder / "rows.csv"
             done = {(int(row[2] or 0), int(row[3])) for row in csv.reader(path.open())} if path.exists() else set()
-            todo = [(count, seed) for seed in range(settings.seeds) for count in self.counts(name) if (count, seed) not in done]
+            todo = [(count, seed) for seed in range(settings.seeds) for count in self.agents.counts(name) if (count, seed) not in done]
             for count, seed in tqdm(todo, desc=f"play {name}, {difficulty}", unit="evaluation", dynamic_ncols=True):
-                solved = self.levels_solved(self.agent(name, difficulty, seed, count, policies), difficulty, seed)
+                solved = self.levels_solved(self.agents.make(name, difficulty, seed, count, policies), difficulty, seed)
                 with path.open("a", newline="") as file:
                     csv.writer(file).writerow([name, difficulty, count or "", seed, len(solved), int(solved.sum())])
 
         about = {name: getattr(settings, name) for name in ("seeds", "seed", "evaluation_levels", "max_steps", "temperature")}
-        about |= {"first_level": self.evaluation_levels[0], "labelled_samples": self.counts(name)}
+        about |= {"first_level": self.evaluation_levels[0], "labelled_samples": self.agents.counts(name)}
         below = list(dict.fromkeys(policies.values()))
         if name in RECIPES:
             about |= {"recipe": dataclasses.asdict(RECIPES[name])}
@@ -259,11 +107,11 @@ class Study:
         over environment steps, rows.csv has the held-out levels solved at the end, a row a seed."""
         from genie_agents.finetuning import finetune  # here, because Stable-Baselines3 is slow to import and seldom needed
 
-        settings, count = self.settings, self.counts(start)[-1]
-        below = [self.policy(start, settings.seed, count)] if start != "nothing" else []
+        settings, count = self.settings, self.agents.counts(start)[-1]
+        below = [self.agents.policy(start, settings.seed, count)] if start != "nothing" else []
 
         def build(folder: Path) -> None:
-            mapping = self.dictionary(difficulty, settings.seed, count) if start == "genie_lam" else None
+            mapping = self.agents.dictionary(difficulty, settings.seed, count) if start == "genie_lam" else None
             if below:
                 policy = Policy.from_pretrained(below[0])
             else:
@@ -320,9 +168,9 @@ class Study:
         for kind in kinds:
             for count in settings.labelled_samples:
                 if kind == "dictionary":
-                    named[f"{kind}, {count}"] = self.dictionary(difficulty, settings.seed, count).predict(labels)
+                    named[f"{kind}, {count}"] = self.agents.dictionary(difficulty, settings.seed, count).predict(labels)
                 else:
-                    named[f"{kind}, {count}"] = self.relabeller(kind, difficulty, settings.seed, count).predict(transitions)
+                    named[f"{kind}, {count}"] = self.agents.relabeller(kind, difficulty, settings.seed, count).predict(transitions)
         return label_report(labels, *known_actions(files), num_codes=labeller.num_codes, named=named)
 
     def run(self) -> None:
@@ -340,8 +188,8 @@ class Study:
         if finetuned:
             plot_finetuning({key: folder / "returns.csv" for key, folder in finetuned.items()}, settings.output / "finetuning.png")
         name = next((name for name in settings.agents if name in RECIPES), settings.agents[0])
-        difficulty, count = settings.difficulties[0], self.counts(name)[-1]
-        agent = self.agent(name, difficulty, 0, count, self.policies(name))
+        difficulty, count = settings.difficulties[0], self.agents.counts(name)[-1]
+        agent = self.agents.make(name, difficulty, 0, count, self.agents.policies(name))
         film(agent, self.evaluation_levels[:4], difficulty, settings.output / "agent.gif")
         reports = {d: self.label_report(self.videos.labeller, d) for d in settings.difficulties}
         write_summary(settings.output, settings, self.cache.seconds, self.videos.labeller.identity, reports, read_results([results]))

@@ -1,0 +1,181 @@
+"""The agents of bc_coinrun.py: mappings from latent actions to keys, policies cloned from the videos, and who plays with which."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import torch
+from bc_settings import RECIPES, Settings
+from bc_videos import LabelledVideos
+from progress import training_bar
+from run_cache import RunCache
+
+from genie_agents.action_mapping import FeatureClassifier, FrameMapping, LatentToRealMapping
+from genie_agents.cloning import clone
+from genie_agents.coinrun import NUM_ACTIONS, RIGHT_UP
+from genie_agents.evaluation import Agent, ClonedAgent, ConstantAgent, RandomAgent
+from genie_agents.policy import Policy
+from world_model.training import TrainingConfig
+
+HIDDEN = {"linear": 0, "network": 64}  # units of the mappings that look at features
+
+
+class Agents:
+    """From labelled videos to whoever plays. Cloned policies are stages of the study: none is made twice."""
+
+    def __init__(self, settings: Settings, cache: RunCache, device: torch.device, videos: LabelledVideos) -> None:
+        self.settings, self.cache, self.device, self.videos = settings, cache, device, videos
+
+    # Mapping
+
+    def dictionary(self, difficulty: str, seed: int, count: int) -> LatentToRealMapping:
+        """The paper's mapping from latent actions to keys, by `count` labelled samples."""
+        videos = self.videos
+        samples = videos.labelled_samples(difficulty, seed, count)
+        latent_actions, actions = videos.latent_actions[difficulty][samples], videos.true_actions[difficulty][samples]
+        return LatentToRealMapping.fit(latent_actions, actions, num_codes=videos.labeller.num_codes)
+
+    def frame_mapping(self, kind: str, difficulty: str, seed: int, count: int) -> FrameMapping:
+        """From latent actions and the frames in which they are chosen to keys, by `count` labelled samples."""
+        videos = self.videos
+        samples = videos.questioned_samples(difficulty, seed, count)
+        latent_actions, actions = videos.latent_actions[difficulty][samples], videos.true_actions[difficulty][samples]
+        features = videos.frame_features[difficulty][samples].astype(np.float32)
+        inputs = FrameMapping.join(latent_actions, features, num_codes=videos.labeller.num_codes)
+        return FrameMapping(videos.labeller.model, FeatureClassifier.fit(inputs, actions, hidden=HIDDEN[kind], seed=seed))
+
+    def relabeller(self, kind: str, difficulty: str, seed: int, count: int) -> FeatureClassifier:
+        """From features of transitions to keys, by `count` labelled samples."""
+        videos = self.videos
+        samples = videos.questioned_samples(difficulty, seed, count)
+        features, actions = videos.transition_features(difficulty, samples), videos.true_actions[difficulty][samples]
+        return FeatureClassifier.fit(features, actions, hidden=HIDDEN[kind], seed=seed)
+
+    def relabel(self, kind: str, difficulty: str, seed: int, count: int) -> np.ndarray:
+        """The key (N,) of every frame of a difficulty by the labels of `count` samples, -1 where there is no latent action."""
+        latent_actions = self.videos.latent_actions[difficulty]
+        keys = np.full(len(latent_actions), -1)
+        labelled = np.flatnonzero(latent_actions >= 0)
+        if kind == "dictionary":
+            keys[labelled] = self.dictionary(difficulty, seed, count).predict(latent_actions[labelled])
+        else:
+            classifier = self.relabeller(kind, difficulty, seed, count)
+            for part in np.array_split(labelled, len(labelled) // 10_000 + 1):
+                keys[part] = classifier.predict(self.videos.transition_features(difficulty, part))
+        return keys
+
+    # Cloning
+
+    def clone(
+        self,
+        labels: dict[str, np.ndarray],
+        num_actions: int,
+        training: TrainingConfig,
+        *,
+        batch_size: int,
+        seed: int,
+        title: str | None = None,
+        samples: np.ndarray | None = None,
+        checkpoint: Path | None = None,
+    ) -> Policy:
+        videos, difficulties = self.videos, self.settings.difficulties
+        if samples is None:
+            samples = np.concatenate([videos.first_frame(d) + videos.usable(d) for d in difficulties])
+        return clone(
+            dataclasses.replace(self.settings.policy, num_actions=num_actions),
+            training,
+            videos.frames,
+            np.concatenate([labels[d] for d in difficulties]),
+            samples=samples,
+            batch_size=batch_size,
+            balance=self.settings.label_balance,
+            seed=seed,
+            device=self.device,
+            checkpoint=checkpoint,
+            on_step=training_bar(title, training.steps) if title else None,
+        )
+
+    def policy(self, agent: str, seed: int, count: int = 0) -> Path:
+        """Clone one policy from the videos of all difficulties: on latent actions, on true ones, or on those that `count` labels give."""
+        settings, videos = self.settings, self.videos
+        sources = [videos.labels(d) for d in settings.difficulties]  # the oracle too: labels say which frames are learned from
+        recipe = RECIPES.get(agent)
+        about = {"seed": seed, "batch_size": settings.cloning_batch_size, "balance": settings.label_balance}
+        about |= {name: dataclasses.asdict(getattr(settings, name)) for name in ("policy", "cloning")}
+        if recipe is None:
+            name = "oracle"
+        elif recipe.order == "clone_then_map":
+            name = "genie_lam"  # one policy of latent actions serves all mappings
+        else:
+            name = f"{agent}-{count}"
+            about |= {"mapping": recipe.mapping, "labelled_samples": count}
+
+        def build(folder: Path) -> None:
+            if name == "oracle":
+                labels, num_actions = videos.true_actions, NUM_ACTIONS
+            elif name == "genie_lam":
+                labels, num_actions = videos.latent_actions, videos.labeller.num_codes
+            else:
+                labels, num_actions = {d: self.relabel(recipe.mapping, d, seed, count) for d in settings.difficulties}, NUM_ACTIONS
+            policy = self.clone(
+                labels,
+                num_actions,
+                settings.cloning,
+                batch_size=settings.cloning_batch_size,
+                seed=seed,
+                title=f"clone {name}",
+                checkpoint=folder / "checkpoint.safetensors",
+            )
+            policy.save_pretrained(folder)
+
+        return self.cache.stage(f"clone-{name}-seed{seed}", about, sources, build)
+
+    def n_label_policy(self, difficulty: str, seed: int, count: int) -> Policy:
+        """The same network cloned on the labelled samples alone."""
+        return self.clone(
+            self.videos.true_actions,
+            NUM_ACTIONS,
+            self.settings.n_label_cloning,
+            batch_size=self.settings.n_label_batch_size,
+            seed=seed,
+            samples=self.videos.first_frame(difficulty) + self.videos.labelled_samples(difficulty, seed, count),
+        )
+
+    # Who plays
+
+    def counts(self, name: str) -> tuple[int, ...]:
+        """The numbers of labelled samples that an agent is made with; 0 for one that needs none."""
+        if name not in RECIPES and name != "n_label_bc":
+            return (0,)
+        relabelled = name in RECIPES and RECIPES[name].order == "map_then_clone"
+        return self.settings.relabelled_samples if relabelled else self.settings.labelled_samples
+
+    def policies(self, name: str) -> dict[tuple[int, int], Path]:
+        """The policy of an agent for each seed and number of labelled samples."""
+        settings = self.settings
+        if name not in RECIPES and name != "oracle":
+            return {}
+        return {
+            (seed, count): self.policy(name, seed if settings.policy_per_seed else settings.seed, count)
+            for count in self.counts(name)
+            for seed in range(settings.seeds)
+        }
+
+    def make(self, name: str, difficulty: str, seed: int, count: int, policies: dict[tuple[int, int], Path]) -> Agent:
+        """An agent by name, with the mapping that `count` labelled samples give it; `policies` are those of the name."""
+        if name == "random":
+            return RandomAgent()
+        if name == "constant_right_up":
+            return ConstantAgent(RIGHT_UP)
+        temperature = self.settings.temperature
+        if name == "n_label_bc":
+            return ClonedAgent(self.n_label_policy(difficulty, seed, count), temperature=temperature)
+        policy = Policy.from_pretrained(policies[seed, count], device=self.device)
+        recipe = RECIPES.get(name)
+        if recipe is None or recipe.order == "map_then_clone":
+            return ClonedAgent(policy, temperature=temperature)
+        if recipe.mapping == "dictionary":
+            return ClonedAgent(policy, self.dictionary(difficulty, seed, count), temperature=temperature)
+        return ClonedAgent(policy, self.frame_mapping(recipe.mapping, difficulty, seed, count), temperature=temperature)
