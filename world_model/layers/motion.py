@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+IMAGES_AT_A_TIME = 32  # few enough to stay in a processor's cache, which makes it three times as fast
+
 
 def count_shifts(reach: int) -> int:
     """S of `motion_costs`."""
@@ -23,16 +25,19 @@ def motion_costs(images_BTHWC: Tensor, *, patch_size: int, reach: int) -> Tensor
     resolution, for shifts by 0, 2, ... `reach` pixels up, down, left and right, as logarithms around their mean over the shifts. P is
     even. The frame before the first is taken to be the first.
     """
-    images = F.avg_pool2d(images_BTHWC.flatten(0, 1).movedim(-1, 1).float(), 2)
+    images = F.avg_pool2d(images_BTHWC.flatten(0, 1).movedim(-1, 1).float(), 2).contiguous()
     clips = images.unflatten(0, images_BTHWC.shape[:2])
     steps, (height, width) = reach // 2, images.shape[-2:]
     before = F.pad(torch.cat([clips[:, :1], clips[:, :-1]], dim=1).flatten(0, 1), (steps,) * 4, mode="replicate")
-    costs = [
-        F.avg_pool2d((images - before[:, :, down : down + height, right : right + width]).square().mean(1, keepdim=True), patch_size // 2)
-        for down in range(2 * steps + 1)
-        for right in range(2 * steps + 1)
-    ]
-    logarithms = torch.cat(costs, dim=1).add(1e-4).log()
+    costs = []
+    for now, then in zip(images.split(IMAGES_AT_A_TIME), before.split(IMAGES_AT_A_TIME), strict=True):
+        differences = [
+            (now - then[:, :, down : down + height, right : right + width]).square_().mean(1)
+            for down in range(2 * steps + 1)
+            for right in range(2 * steps + 1)
+        ]
+        costs.append(F.avg_pool2d(torch.stack(differences, dim=1), patch_size // 2))
+    logarithms = torch.cat(costs).add(1e-4).log()
     return (logarithms - logarithms.mean(1, keepdim=True)).movedim(1, -1).unflatten(0, images_BTHWC.shape[:2])
 
 
