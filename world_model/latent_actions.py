@@ -7,9 +7,7 @@ code, and that is what the player did.
 Both halves read the same tokens, made from pairs (frame, change since the frame before): speed and acceleration can then be seen
 without comparing coarse tokens. The encoder reads the pairs up to (x_t+1, x_t+1 - x_t), the decoder those up to
 (x_t, x_t - x_t-1), so the pair of each frame is computed once. Beyond the paper, the decoder's output is added to x_t before the
-sigmoid, and the codes are eased in (see VectorQuantizer): without that the two halves rarely find a common language. Tokens also know
-how badly every small shift of the frame before explains their patch, and the decoder moves x_t along a flow before it changes it: a
-camera that follows the player moves every pixel, mostly by fractions of one.
+sigmoid, and the codes are eased in (see VectorQuantizer): without that the two halves rarely find a common language.
 
 Shape key: B clips, T frames, C channels, H and W pixels, N tokens of a frame, D d_model, E code_dim.
 """
@@ -22,7 +20,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from world_model.layers.motion import count_shifts, motion_costs, warp
 from world_model.layers.patches import ConvHead, ConvStem, PatchHead, PatchStem
 from world_model.layers.st_transformer import STTransformer, TransformerConfig
 from world_model.layers.standardize import Standardize
@@ -30,7 +27,6 @@ from world_model.layers.vector_quantizer import Quantized, VectorQuantizer
 from world_model.serialization import load_model, save_model
 
 CHANGE_SCALE = 4.0  # most changes from frame to frame are small: bring them to the size of the pixels
-FLOW_SCALE = 4.0  # pixels that an output of 1 moves
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +35,8 @@ class LatentActionConfig:
 
     The defaults are small enough for two CPU cores: `stem="conv"` reads frames by strided convolutions and draws the next one
     by a U-Net. `stem="patch"` is the paper's linear projection, which needs a GPU's compute to become sharp (the paper's CoinRun
-    model: d_model 512, 8 + 8 layers, 8 heads, 6 codes). `motion_reach` is the largest shift, in pixels, that tokens are told of; with 0,
-    as in the paper, they are told of none, and the decoder moves nothing. `temporal_window` counts the frames each encoder layer
-    looks at; head_dim, num_key_value_heads and feed_forward_expansion are those of TransformerConfig.
+    model: d_model 512, 8 + 8 layers, 8 heads, 6 codes). `temporal_window` counts the frames each encoder layer looks at; head_dim,
+    num_key_value_heads and feed_forward_expansion are those of TransformerConfig.
     """
 
     image_height: int = 64
@@ -59,7 +54,6 @@ class LatentActionConfig:
     code_dim: int = 32
     temporal_window: int = 2
     stem: Literal["patch", "conv"] = "conv"
-    motion_reach: int = 8
     codebook_update: Literal["gradient", "ema"] = "gradient"
     reset_after: int = 50
     ramp_steps: int = 500
@@ -67,7 +61,7 @@ class LatentActionConfig:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            least = 0 if field.name in ("ramp_steps", "motion_reach") else 1
+            least = 0 if field.name == "ramp_steps" else 1
             if field.type is int and (type(value) is not int or value < least):
                 raise ValueError(f"{field.name} must be a whole number of at least {least}, got {value!r}")
         if self.image_height % self.patch_size or self.image_width % self.patch_size:
@@ -77,8 +71,6 @@ class LatentActionConfig:
             raise ValueError(f"stem must be 'patch' or 'conv', got {self.stem!r}")
         if self.stem == "conv" and (self.patch_size < 2 or not math.log2(self.patch_size).is_integer()):
             raise ValueError(f"stem='conv' halves the image: patch_size must be a power of 2, at least 2, got {self.patch_size}")
-        if self.motion_reach and self.patch_size % 2:
-            raise ValueError(f"motion is seen at half the resolution: patch_size must be even, got {self.patch_size}, or motion_reach 0")
         if self.codebook_update not in ("gradient", "ema"):
             raise ValueError(f"codebook_update must be 'gradient' or 'ema', got {self.codebook_update!r}")
 
@@ -123,19 +115,12 @@ class LatentActionModel(nn.Module):
         num_tokens = config.image_height * config.image_width // config.patch_size**2
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            out_channels = config.channels + (2 if config.motion_reach else 0)
             if config.stem == "conv":
-                self.stem: ConvStem | PatchStem = ConvStem(in_channels=2 * config.channels, **pixels)
-                self.head: ConvHead | PatchHead = ConvHead(in_channels=2 * config.channels, out_channels=out_channels, **pixels)
+                self.stem: nn.Module = ConvStem(in_channels=2 * config.channels, **pixels)
+                self.head: nn.Module = ConvHead(in_channels=2 * config.channels, out_channels=config.channels, **pixels)
             else:
                 self.stem = PatchStem(in_channels=2 * config.channels, **pixels)
-                self.head = PatchHead(out_channels=out_channels, **pixels)
-            if config.motion_reach:
-                self.read_motion = nn.Sequential(
-                    nn.Linear(count_shifts(config.motion_reach), config.d_model), nn.SiLU(), nn.Linear(config.d_model, config.d_model)
-                )
-                # A loud flow would scatter the pixels at first.
-                self.head.last.weight.data.unflatten(0, (-1, out_channels))[:, config.channels :] *= 0.1
+                self.head = PatchHead(out_channels=config.channels, **pixels)
             self.encoder = STTransformer(config.transformer(config.num_layers, config.temporal_window), num_tokens=num_tokens)
             self.to_code = nn.Linear(config.d_model, config.code_dim, bias=False)
             self.standardize = Standardize(config.code_dim)
@@ -190,10 +175,8 @@ class LatentActionModel(nn.Module):
         images_BTHWC = frames.float() / 255
         change_BTHWC = torch.diff(images_BTHWC, dim=1, prepend=images_BTHWC[:, :1])  # a clip starts at rest
         pairs_BTHWC = torch.cat([images_BTHWC, CHANGE_SCALE * change_BTHWC], dim=-1)
-        maps = [map_.unflatten(0, frames.shape[:2]) for map_ in (pairs_BTHWC.flatten(0, 1), *self.stem(pairs_BTHWC.flatten(0, 1)))]
-        if config.motion_reach:
-            maps[-1] = maps[-1] + self.read_motion(motion_costs(images_BTHWC, patch_size=config.patch_size, reach=config.motion_reach))
-        return maps
+        maps = [pairs_BTHWC.flatten(0, 1), *self.stem(pairs_BTHWC.flatten(0, 1))]
+        return [map_.unflatten(0, frames.shape[:2]) for map_ in maps]
 
     def _describe(self, maps: list[Tensor]) -> Tensor:
         return self.encoder(maps[-1].flatten(2, 3)).mean(dim=2)
@@ -207,14 +190,11 @@ class LatentActionModel(nn.Module):
     def _decode(self, maps: list[Tensor], vectors_BTE: Tensor) -> Tensor:
         past = [map_[:, :-1] for map_ in maps]
         tokens_BTND = self.decoder(past[-1].flatten(2, 3) + self.from_code(vectors_BTE)[:, :, None])
-        present, *maps = (map_.flatten(0, 1) for map_ in past)
-        channels = self.config.channels
-        drawn = self.head(tokens_BTND.reshape(past[-1].shape).flatten(0, 1), [present, *maps]).float()
-        present = present[..., :channels]
-        if self.config.motion_reach:
-            present = warp(present, FLOW_SCALE * drawn[..., channels:])
+        change = self.head(tokens_BTND.reshape(past[-1].shape).flatten(0, 1), [map_.flatten(0, 1) for map_ in past])
+        present_BTHWC = past[0][..., : self.config.channels]
         # Starting from the present frame, only its change has to be learned. The margin keeps logits of black and white finite.
-        return torch.sigmoid(drawn[..., :channels] + torch.logit(present, eps=0.01)).unflatten(0, vectors_BTE.shape[:2])
+        logits_BTHWC = change.float().unflatten(0, vectors_BTE.shape[:2]) + torch.logit(present_BTHWC, eps=0.01)
+        return torch.sigmoid(logits_BTHWC)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json and model.safetensors into `folder`, each complete or not at all."""

@@ -46,11 +46,6 @@ class PatchHead(nn.Module):
         self.patch_size = patch_size
         self.project = nn.Linear(d_model, out_channels * patch_size**2)
 
-    @property
-    def last(self) -> nn.Linear:
-        """The layer whose outputs are the pixels."""
-        return self.project
-
     def forward(self, tokens_BHWD: Tensor, maps: list[Tensor]) -> Tensor:
         return unpatchify(self.project(tokens_BHWD), self.patch_size)
 
@@ -86,11 +81,6 @@ class ConvHead(nn.Module):
             Convolution(before + skip, after, kernel_size=3) for before, skip, after in zip(widths[:-1], skips, widths[1:], strict=True)
         )
         self.to_pixels = Convolution(16, out_channels, kernel_size=3)
-
-    @property
-    def last(self) -> nn.Conv2d:
-        """The layer whose outputs are the pixels."""
-        return self.to_pixels
 
     def forward(self, tokens_BHWD: Tensor, maps: list[Tensor]) -> Tensor:
         image_BHWC = tokens_BHWD
