@@ -155,7 +155,7 @@ class Study:
         """How well a labeller names the undisturbed expert's keys on levels that neither model nor mapping saw."""
         settings, videos = self.settings, self.videos
         recording = RecordingConfig(difficulty=difficulty, noise=0, delay=0, keep_unsolved=True)
-        folder = videos.record(f"report-videos-{difficulty}", VALIDATION_LEVELS[-100:], recording, videos.expert(difficulty))
+        folder = videos.record(f"report-videos-{difficulty}", VALIDATION_LEVELS[-100:], recording, settings.expert)
         files = open_videos(folder)
         described = [labeller.describe(file) for file in files]
         labels = np.concatenate([labels for labels, _ in described])

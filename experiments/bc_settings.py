@@ -70,8 +70,8 @@ class Settings:
     levels: int = 8000
     """levels recorded for cloning, per difficulty; the levels that the expert loses are dropped"""
     expert: str = "apprentice:2"
-    """who plays in the videos for cloning: apprentice (those that ship, one for each difficulty), apprentice:2 (the same by their first
-    two moves alone, without braking), sighted_planner, planner, or the folder of one trained by train_apprentice.py or train_ppo.py"""
+    """who plays in the videos for cloning: apprentice (it ships), apprentice:2 (the same by its first two moves alone,
+    without braking), sighted_planner, planner, or the folder of one trained by train_apprentice.py or train_ppo.py"""
     noise: float = 0.1
     """chance per step on the ground that random actions disturb the expert, off camera; the video goes on where it recovers"""
 

@@ -47,13 +47,9 @@ class LabelledVideos:
         about |= {"expert": identify_expert(expert)}
         return self.cache.stage(name, about, [], build)
 
-    def expert(self, difficulty: str) -> str:
-        expert = self.settings.expert
-        return expert.replace("apprentice", f"apprentice-{difficulty}") if expert.split(":")[0] == "apprentice" else expert
-
     def demonstrations(self, difficulty: str) -> Path:
         recording = RecordingConfig(difficulty=difficulty, noise=self.settings.noise)
-        return self.record(f"videos-{difficulty}", DEMONSTRATION_LEVELS[: self.settings.levels], recording, self.expert(difficulty))
+        return self.record(f"videos-{difficulty}", DEMONSTRATION_LEVELS[: self.settings.levels], recording, self.settings.expert)
 
     def latent_action_videos(self) -> list[Path]:
         """Videos of levels that cloning never sees. CoinRun: the noisy planner shows the game, random play what else the keys do. Other

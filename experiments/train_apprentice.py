@@ -1,24 +1,21 @@
-"""Train an expert that plays CoinRun by pictures alone; started again with the same folder, it goes on where it stopped.
+"""Train an expert of CoinRun, easy and hard, that knows what the camera shows and no more; started again with the same folder, it goes on
+where it stopped.
 
-The planner, which knows the whole level, teaches it (genie_agents/experts/apprentice.py). The experts that ship were made by
+The planner, which knows the whole level, teaches it (genie_agents/experts/apprentice.py). The expert that ships was made by
 
-    python experiments/train_apprentice.py --folder runs/apprentice-easy
-    python experiments/train_apprentice.py --folder runs/apprentice-hard --difficulty hard
+    python experiments/train_apprentice.py --folder runs/apprentice --devices 2
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-import torch
 import tyro
 from progress import training_bar
 
-from genie_agents.experts.apprentice import train_apprentice
-from genie_agents.policy import PolicyConfig
-from world_model.training import TrainingConfig, keep_freed_memory
+from genie_agents.experts.apprentice import ApprenticeConfig, train_apprentice
+from world_model.training import TrainingConfig, keep_freed_memory, make_fabric
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,20 +24,21 @@ class Settings:
 
     folder: Path
     """where the expert is saved, and found again"""
-    difficulty: Literal["easy", "hard"] = "easy"
     minutes: float | None = None
     """end this call after so much time; the same command goes on"""
-    policy: PolicyConfig = PolicyConfig(num_actions=5)
-    """its number of actions is that of the moves it may make: 2 runs and jumps, more brake before they jump"""
-    training: TrainingConfig = TrainingConfig(steps=10_000, learning_rate=5e-4)
-    num_envs: int = 32
+    network: ApprenticeConfig = ApprenticeConfig()
+    """2 moves are run and jump, more brake before they jump"""
+    training: TrainingConfig = TrainingConfig(steps=2_800, learning_rate=1e-3)
+    num_envs: int = 64
     """decisions played, and labelled by the planner, in a step"""
-    batch_size: int = 256
+    batch_size: int = 512
     """decisions learned from in a step"""
-    memory_size: int = 200_000
-    """decisions remembered, 24 KiB each"""
+    memory_size: int = 1_500_000
+    """decisions remembered, 2.7 KiB each"""
     exploration: float = 0.1
     """share of decisions drawn at random"""
+    devices: int = 1
+    """processes that play and learn together; each has its own games and memory, and takes a core"""
     seed: int = 0
 
 
@@ -48,13 +46,14 @@ def main() -> None:
     settings = tyro.cli(Settings, description=__doc__)
     keep_freed_memory()
     options = dict(vars(settings))
+    fabric = make_fabric(devices=options.pop("devices"), accelerator="cpu")  # most of the time goes into planning
     train_apprentice(
         options.pop("folder"),
-        options.pop("policy"),
+        options.pop("network"),
         options.pop("training"),
         **options,
-        device="cuda" if torch.cuda.is_available() else "cpu",
-        on_step=training_bar(f"apprentice, {settings.difficulty}", settings.training.steps),
+        fabric=fabric,
+        on_step=training_bar("apprentice", settings.training.steps),
     )
 
 

@@ -1,8 +1,9 @@
-"""An expert that sees only pictures, taught by the planner, which knows the whole level (AggreVaTe; Ross & Bagnell 2014, section 2).
+"""An expert that sees what the camera shows and no more, taught by the planner, which knows the whole level (AggreVaTe; Ross & Bagnell
+2014, section 2).
 
 The apprentice plays CoinRun by running and jumping. Wherever it stands, the planner says what each of its moves would cost, played
-well from there on, and the apprentice learns to expect that cost from the picture. What the picture does not show, a saw beyond its
-edge, is averaged over all levels that look the same: the apprentice takes the risks that are worth taking and no others, and every
+well from there on, and the apprentice learns to expect that cost from what is in view. What is not, a saw beyond the edge of the
+picture, is averaged over all levels that look the same: the apprentice takes the risks that are worth taking and no others, and every
 reason that it has can be seen. It learns on the states that its own play leads to.
 """
 
@@ -12,19 +13,24 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from genie_agents.coinrun import DEMONSTRATION_LEVELS, ProcgenEnv
+from genie_agents.coinrun import DEMONSTRATION_LEVELS, DIFFICULTIES, RIGHT, RIGHT_UP, ProcgenEnv
+from genie_agents.experts.game_state import read_state
 from genie_agents.experts.planner import Planner
-from genie_agents.experts.run_and_jump import MOVES, RUN, RunAndJump, check_policy, make_teacher
-from genie_agents.policy import Policy, PolicyConfig
+from genie_agents.experts.run_and_jump import MOVES, RUN, UP_FRAMES, AgentTracker, RunAndJump, make_teacher
+from genie_agents.experts.view import VIEW_SIZE, look
 from world_model.precision import bf16_autocast
+from world_model.serialization import load_model, save_model
 from world_model.training import TrainingConfig, train
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 COST_OF_LOSING = 400.0
 """In the planner's prices, whose unit is a step: what a needless jump or a wait may cost before a risk is the better choice."""
@@ -32,12 +38,81 @@ HIGHEST_REGRET = 30.0
 """What a worse move may cost more at most, where neither loses: a long way round is not worth a lost level."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class ApprenticeConfig:
+    """How many of `run_and_jump.MOVES` it plays, the first ones, and the units of its hidden layers."""
+
+    num_moves: int = len(MOVES)
+    hidden: tuple[int, ...] = (704, 384)
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.num_moves <= len(MOVES):
+            raise ValueError(f"num_moves is {self.num_moves}; an apprentice plays 2 to {len(MOVES)} moves")
+        if not self.hidden or min(self.hidden) < 1:
+            raise ValueError(f"hidden is {self.hidden}; give the units of at least one hidden layer")
+
+
+class Apprentice(nn.Module):
+    """A network from views (B, VIEW_SIZE) to logits (B, M): the sigmoid of a negated logit is the cost expected of its move."""
+
+    def __init__(self, config: ApprenticeConfig) -> None:
+        super().__init__()
+        self.config = config
+        sizes, layers = (VIEW_SIZE, *config.hidden), list[nn.Module]()
+        for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
+            layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+        self.layers = nn.Sequential(*layers, nn.Linear(sizes[-1], config.num_moves))
+
+    def forward(self, views: Tensor) -> Tensor:
+        return self.layers(views)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> Apprentice:
+        """Raises FileNotFoundError or ValueError when the folder holds no apprentice."""
+        return load_model(folder, cls, ApprenticeConfig)
+
+
+class ApprenticeExpert:
+    """An apprentice as an `Expert`: its best move wherever it stands, RIGHT in the air; UP is held for `UP_FRAMES`. It plays all the
+    moves that it knows, or the first `num_moves` alone.
+
+    Raises ValueError when it does not know so many moves.
+    """
+
+    def __init__(self, apprentice: Apprentice, *, num_moves: int | None = None) -> None:
+        self.apprentice, self.num_moves = apprentice.eval(), apprentice.config.num_moves if num_moves is None else num_moves
+        if not 2 <= self.num_moves <= apprentice.config.num_moves:
+            raise ValueError(f"num_moves is {num_moves}; this expert knows {apprentice.config.num_moves} moves: give 2 to so many")
+        self._planner = make_teacher(self.num_moves)
+
+    def begin(self, env: ProcgenEnv) -> bool:
+        self._env, self._agent = env, AgentTracker(env)
+        self._keys, self._frames_of_up = list[int](), 0
+        return self._planner.plan(env.get_state().simulator) is not None
+
+    @torch.inference_mode()
+    def act(self, obs: np.ndarray) -> int:
+        standing = self._agent.on_ground
+        if standing and not self._keys:
+            view = look(read_state(self._env.get_state().simulator))
+            logits = self.apprentice(torch.from_numpy(view)[None])[0]
+            self._keys = list(MOVES[int(logits[: self.num_moves].argmax())])
+        action = self._keys.pop(0) if self._keys else RIGHT
+        if standing:
+            self._frames_of_up = UP_FRAMES if action == RIGHT_UP else 0
+        else:
+            action = RIGHT_UP if self._frames_of_up > 0 else RIGHT
+        self._frames_of_up -= 1
+        self._agent.step(action)
+        return action
+
+
 @dataclass(frozen=True)
 class ApprenticeBatch:
-    """frames (B, 2, 64, 64, 3) uint8; costs (B, M): of each move above the best one, as a share of the cost of losing; the share of
-    the last episodes that were solved."""
+    """views (B, VIEW_SIZE); costs (B, M): of each move above the best one, as a share of the cost of losing; the share of the last
+    episodes that were solved."""
 
-    frames: Tensor
+    views: Tensor
     costs: Tensor
     solved: float
 
@@ -58,22 +133,23 @@ def label(planner: Planner, game: RunAndJump) -> np.ndarray | None:
 
 
 class ApprenticeBatches:
-    """Every batch plays one step in all games with the policy as it is, has it labelled, and is drawn from all that is remembered.
+    """Every batch plays one step in all games with the apprentice as it is, has it labelled, and is drawn from all that is remembered.
 
-    A game in which the teacher finds no way is given up. The memory is not saved: a resumed run fills it anew, on other levels.
+    The games are easy and hard in turn; processes that train together, told apart by `rank`, play games of their own. A game in which the
+    teacher finds no way is given up. The memory is not saved: a resumed run fills it anew, on other levels.
     """
 
     def __init__(
         self,
-        policy: Policy,
+        apprentice: Apprentice,
         *,
-        difficulty: str,
         level_seeds: Sequence[int],
         num_envs: int,
         batch_size: int,
         memory_size: int,
         exploration: float,
         seed: int,
+        rank: int = 0,
     ) -> None:
         if num_envs < 1:
             raise ValueError(f"num_envs is {num_envs}; play at least one game")
@@ -81,28 +157,28 @@ class ApprenticeBatches:
             raise ValueError(f"batch_size {batch_size} must lie between 1 and memory_size {memory_size}")
         if not 0 <= exploration <= 1:
             raise ValueError(f"exploration is {exploration}; give the share of random moves, from 0 to 1")
-        self.policy, self.batch_size, self.exploration, self.seed = policy, batch_size, exploration, seed
-        self.difficulty = difficulty
-        num_moves = policy.config.num_actions
+        self.apprentice, self.batch_size, self.exploration, self.seed = apprentice, batch_size, exploration, (seed, rank)
+        num_moves = apprentice.config.num_moves
         self._planner = make_teacher(num_moves)
-        envs = [ProcgenEnv(difficulty=difficulty, level_seeds=level_seeds) for _ in range(num_envs)]
+        difficulties = [DIFFICULTIES[index % len(DIFFICULTIES)] for index in range(num_envs)]
+        envs = [ProcgenEnv(difficulty=difficulty, level_seeds=level_seeds) for difficulty in difficulties]
         self._envs = [RunAndJump(env, num_moves=num_moves) for env in envs]
-        self._frames = np.empty((memory_size, 2, 64, 64, 3), dtype=np.uint8)
+        self._views = np.empty((memory_size, VIEW_SIZE), dtype=np.float16)
         self._costs = np.empty((memory_size, num_moves), dtype=np.float32)
         self.num_states = 0
         self._begin()
 
     def _begin(self) -> None:
-        self._generator = np.random.default_rng((self.seed, self.num_states))
+        self._generator = np.random.default_rng((*self.seed, self.num_states))
         seeds = self._generator.integers(2**31, size=len(self._envs))
         self._obs = np.stack([env.reset(seed=int(seed))[0] for env, seed in zip(self._envs, seeds, strict=True)])
         self._remembered, self._solved = 0, deque[bool](maxlen=500)
 
     @torch.inference_mode()
     def _act(self) -> np.ndarray:
-        device = next(self.policy.parameters()).device
-        logits = self.policy(torch.from_numpy(self._obs).to(device), torch.full((len(self._obs), 2), -1, device=device))[:, -1]
-        chosen, drawn = logits.argmax(-1).cpu().numpy(), self._generator.integers(self.policy.config.num_actions, size=len(self._obs))
+        device = next(self.apprentice.parameters()).device
+        logits = self.apprentice(torch.from_numpy(self._obs).to(device))
+        chosen, drawn = logits.argmax(-1).cpu().numpy(), self._generator.integers(logits.shape[1], size=len(self._obs))
         return np.where(self._generator.random(len(self._obs)) < self.exploration, drawn, chosen)
 
     def _play(self) -> None:
@@ -111,8 +187,8 @@ class ApprenticeBatches:
             costs = label(self._planner, env)
             ended, solved = costs is None, False
             if costs is not None:
-                place = self._remembered % len(self._frames)
-                self._frames[place], self._costs[place] = self._obs[index], costs
+                place = self._remembered % len(self._views)
+                self._views[place], self._costs[place] = self._obs[index], costs
                 self._remembered += 1
                 self._obs[index], _, terminated, truncated, info = env.step(actions[index])
                 ended, solved = terminated or truncated, info["level_solved"]
@@ -123,71 +199,78 @@ class ApprenticeBatches:
 
     def __next__(self) -> ApprenticeBatch:
         self._play()
-        while self._remembered < min(8 * self.batch_size, len(self._frames)):
+        while self._remembered < min(8 * self.batch_size, len(self._views)):
             self._play()
-        samples = self._generator.integers(min(self._remembered, len(self._frames)), size=self.batch_size)
-        frames, costs = torch.from_numpy(self._frames[samples]), torch.from_numpy(self._costs[samples])
-        return ApprenticeBatch(frames, costs, float(np.mean(self._solved or 0)))
+        samples = self._generator.integers(min(self._remembered, len(self._views)), size=self.batch_size)
+        views, costs = torch.from_numpy(self._views[samples]).float(), torch.from_numpy(self._costs[samples])
+        return ApprenticeBatch(views, costs, float(np.mean(self._solved or 0)))
 
     def state_dict(self) -> dict[str, Any]:
-        return {"num_states": self.num_states, "difficulty": self.difficulty}
+        return {"num_states": self.num_states}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        if state["difficulty"] != self.difficulty:
-            raise ValueError(f"the checkpoint was trained on {state['difficulty']} levels, not {self.difficulty} ones; give another folder")
         self.num_states = state["num_states"]
         self._begin()
 
 
-def apprentice_loss(policy: torch.nn.Module, batch: ApprenticeBatch) -> tuple[Tensor, dict[str, Tensor]]:
-    """Cross-entropy of the costs, so that the sigmoid of a negated logit comes to be the cost expected of its move."""
-    device = next(policy.parameters()).device
-    frames, costs = batch.frames.to(device), batch.costs.to(device)
+def apprentice_loss(apprentice: nn.Module, batch: ApprenticeBatch) -> tuple[Tensor, dict[str, Tensor]]:
+    """Cross-entropy of the costs, which are shares: the least where each move's sigmoid is the cost expected of it."""
+    device = next(apprentice.parameters()).device
+    views, costs = batch.views.to(device), batch.costs.to(device)
     with bf16_autocast(device):
-        logits = policy(frames, torch.full(frames.shape[:2], -1, device=device))[:, -1]
+        logits = apprentice(views)
     loss = F.binary_cross_entropy_with_logits(-logits.float(), costs)
     return loss, {"solved": torch.tensor(batch.solved, device=device)}
 
 
 def train_apprentice(
     folder: str | Path,
-    policy_config: PolicyConfig,
+    config: ApprenticeConfig,
     training_config: TrainingConfig,
     *,
-    difficulty: str = "easy",
     level_seeds: Sequence[int] = DEMONSTRATION_LEVELS,
-    num_envs: int = 32,
-    batch_size: int = 256,
-    memory_size: int = 200_000,
+    num_envs: int = 64,
+    batch_size: int = 512,
+    memory_size: int = 1_500_000,
     exploration: float = 0.1,
     minutes: float | None = None,
     seed: int = 0,
-    device: str | torch.device = "cpu",
+    fabric: Fabric | None = None,
     on_step: Callable[[int, dict[str, Tensor]], None] | None = None,
-) -> Policy:
-    """Teach a policy of the game of moves and save it in `folder`; called again with the same folder, it goes on where it stopped.
+) -> Apprentice:
+    """Teach an apprentice on easy and hard levels and save it in `folder`; called again with the same folder, it goes on where it stopped.
 
-    A step plays `num_envs` decisions, a share of `exploration` drawn at random, and learns from `batch_size` of the last `memory_size`
-    ones (24 KiB of memory each). The learning rate follows `training_config.steps`, whenever `minutes` end a call.
+    In a step each process plays `num_envs` decisions, a share of `exploration` drawn at random, and learns from `batch_size` of its last
+    `memory_size` ones (2.7 KiB of memory each). `fabric` says how many processes there are (see `train`). The learning rate follows
+    `training_config.steps`, whenever `minutes` end a call.
 
     Raises:
-        ValueError: a policy of another shape than that game's, or a checkpoint of another difficulty, learning rate or network.
+        ValueError: a checkpoint of another learning rate or network.
     """
-    check_policy(policy_config)
     folder = Path(folder)
     with torch.random.fork_rng(devices=[]):  # initial weights come from `seed` and leave the caller's generator alone
         torch.manual_seed(seed)
-        policy = Policy(policy_config).to(device)
+        apprentice = Apprentice(config)
     batches = ApprenticeBatches(
-        policy,
-        difficulty=difficulty,
+        apprentice,
         level_seeds=level_seeds,
         num_envs=num_envs,
         batch_size=batch_size,
         memory_size=memory_size,
         exploration=exploration,
         seed=seed,
+        rank=fabric.global_rank if fabric else 0,
     )
-    train(policy, apprentice_loss, batches, training_config, checkpoint=folder / "checkpoint.safetensors", minutes=minutes, on_step=on_step)
-    policy.save_pretrained(folder)
-    return policy
+    train(
+        apprentice,
+        apprentice_loss,
+        batches,
+        training_config,
+        fabric=fabric,
+        checkpoint=folder / "checkpoint.safetensors",
+        minutes=minutes,
+        on_step=on_step,
+    )
+    if fabric is None or fabric.is_global_zero:
+        save_model(folder, apprentice)
+    return apprentice

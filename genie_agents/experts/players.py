@@ -10,9 +10,9 @@ from typing import Protocol
 import numpy as np
 
 from genie_agents.coinrun import RIGHT, ProcgenEnv
+from genie_agents.experts.apprentice import Apprentice, ApprenticeExpert
 from genie_agents.experts.planner import Planner, PlannerConfig
-from genie_agents.experts.run_and_jump import RunAndJumpExpert
-from genie_agents.policy import Policy
+from genie_agents.experts.view import SIGHT
 from world_model.serialization import CONFIG_FILE, identify_model
 
 
@@ -42,10 +42,6 @@ class PlannerExpert:
 
     def act(self, obs: np.ndarray) -> int | None:
         return next(self._plan, None)
-
-
-SIGHT = 6.5
-"""Cells that the camera shows on either side of the player."""
 
 
 class SightedPlannerExpert(PlannerExpert):
@@ -96,9 +92,8 @@ PPO_CHECKPOINT = "ppo.zip"
 
 
 def make_expert(name: str, seed: int) -> Expert:
-    """ "planner", "sighted_planner", "random", "sticky" (random, keys held for long), an apprentice that ships ("apprentice-easy",
-    "apprentice-hard"), or the folder of an expert trained by train_apprentice.py or train_ppo.py. "apprentice-easy:2" plays its first two
-    moves alone.
+    """ "planner", "sighted_planner", "random", "sticky" (random, keys held for long), "apprentice", which ships, or the
+    folder of an expert trained by train_apprentice.py or train_ppo.py. "apprentice:2" plays its first two moves alone.
 
     Raises FileNotFoundError when there is no such expert, ValueError when it does not know so many moves.
     """
@@ -108,7 +103,7 @@ def make_expert(name: str, seed: int) -> Expert:
         return RandomExpert(seed, max_hold=RANDOM_PLAYERS[name])
     folder, num_moves = _find_expert(name)
     if (folder / CONFIG_FILE).is_file():
-        return RunAndJumpExpert(Policy.from_pretrained(folder), num_moves=num_moves)
+        return ApprenticeExpert(Apprentice.from_pretrained(folder), num_moves=num_moves)
     if not (folder / PPO_CHECKPOINT).is_file():
         names = [*PLANNERS, *RANDOM_PLAYERS, *sorted(path.name for path in SHIPPED.iterdir())]
         raise FileNotFoundError(
