@@ -1,1 +1,1 @@
-"""Experts that play CoinRun well enough to be imitated: a planner without training, its apprentice, who sees only pictures, and PPO."""
+"""Experts that play CoinRun well enough to be imitated: a planner without training, its apprentice, who knows what the camera shows, and PPO."""
