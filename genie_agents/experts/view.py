@@ -17,8 +17,8 @@ SIGHT = 6.5
 """Cells that the camera shows on either side of the player's centre, above it and below it."""
 SIDE = int(2 * SIGHT)
 LAYERS = ("wall", "lava", "coin", "crate", "saw", "enemy", "where in its cell an enemy is", "where an enemy goes")
-SCALARS = ("where in its cell the player is, x and y", "its speeds x and y", "whether it stands on a crate")
-VIEW_SIZE = len(LAYERS) * SIDE**2 + 5
+SCALARS = ("x of the player in its cell", "y of the player in its cell", "its speed along x", "along y", "whether it stands on a crate")
+VIEW_SIZE = len(LAYERS) * SIDE**2 + len(SCALARS)
 
 
 def look(now: GameState) -> np.ndarray:
@@ -31,22 +31,21 @@ def look(now: GameState) -> np.ndarray:
     rows, columns = np.arange(bottom, bottom + SIDE), np.arange(left, left + SIDE)
     inside = ((rows >= 0) & (rows < now.grid.shape[0]))[:, None] & ((columns >= 0) & (columns < now.grid.shape[1]))
     cells = np.where(inside, now.grid[rows.clip(0, now.grid.shape[0] - 1)][:, columns.clip(0, now.grid.shape[1] - 1)], WALL_MID)
-    layers[0] = (cells == WALL_MID) | (cells == WALL_TOP)
-    layers[1] = (cells == LAVA_MID) | (cells == LAVA_TOP)
-    layers[2] = cells == COIN
+    wall, lava, coin, crate, saw, enemy, enemy_place, enemy_way = layers
+    wall[:] = (cells == WALL_MID) | (cells == WALL_TOP)
+    lava[:] = (cells == LAVA_MID) | (cells == LAVA_TOP)
+    coin[:] = cells == COIN
 
-    def place(things: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Which of the things are in view, and their rows and columns there."""
+    def put(layer: np.ndarray, things: np.ndarray, values: float | np.ndarray) -> None:
+        """Write one value, or one for each, to the cells of the things (N, 2 or 3) that are in view."""
         column, row = np.floor(things[:, 0]).astype(int) - left, np.floor(things[:, 1]).astype(int) - bottom
         seen = (column >= 0) & (column < SIDE) & (row >= 0) & (row < SIDE)
-        return seen, row[seen], column[seen]
+        layer[row[seen], column[seen]] = np.broadcast_to(values, len(things))[seen]
 
-    for layer, things in ((3, now.crates), (4, now.saws), (5, now.enemies)):
-        _, row, column = place(things)
-        layers[layer, row, column] = 1
-    seen, row, column = place(now.enemies)
-    enemies = now.enemies[seen]
-    layers[6, row, column] = enemies[:, 0] % 1 - 0.5
-    layers[7, row, column] = np.sign(enemies[:, 2])
+    put(crate, now.crates, 1)
+    put(saw, now.saws, 1)
+    put(enemy, now.enemies, 1)
+    put(enemy_place, now.enemies, now.enemies[:, 0] % 1 - 0.5)
+    put(enemy_way, now.enemies, np.sign(now.enemies[:, 2]))
     scalars = [now.x % 1 - 0.5, now.y % 1 - 0.5, now.vx / RUN_SPEED, now.vy / RUN_SPEED, now.on_crate]
     return np.concatenate([layers.ravel(), np.array(scalars, dtype=np.float32)])

@@ -191,6 +191,7 @@ def test_batches_are_seeded_and_bad_settings_are_refused():
         assert torch.equal(a.views, b.views) and torch.equal(a.costs, b.costs)
         loss, metrics = apprentice_loss(apprentice, a)
         assert loss.isfinite() and 0 <= metrics["solved"] <= 1
+    assert not torch.equal(next(make_batches(apprentice)).views, next(make_batches(apprentice, rank=1)).views)  # another process's games
     with pytest.raises(ValueError, match="batch_size 8 .* memory_size 4"):
         make_batches(apprentice, memory_size=4)
     with pytest.raises(ValueError, match="num_envs is 0"):

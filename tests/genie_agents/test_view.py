@@ -10,7 +10,7 @@ from genie_agents.coinrun import ProcgenEnv
 from genie_agents.experts.game_state import COIN, LAVA_MID, LAVA_TOP, WALL_MID, read_state
 from genie_agents.experts.physics import cell_at, is_wall
 from genie_agents.experts.planner import Planner
-from genie_agents.experts.view import LAYERS, SIDE, SIGHT, VIEW_SIZE, look
+from genie_agents.experts.view import LAYERS, SCALARS, SIDE, SIGHT, VIEW_SIZE, look
 
 
 def visited_states(difficulty, levels, every=7):
@@ -30,7 +30,7 @@ def test_cells_and_things_stand_where_they_are_around_the_player(difficulty):
     for _, now in visited_states(difficulty, range(900_000, 900_040), every=14):
         view = look(now)
         assert view.shape == (VIEW_SIZE,) and view.dtype == np.float32
-        layers = dict(zip(LAYERS, view[:-5].reshape(len(LAYERS), SIDE, SIDE), strict=True))
+        layers = dict(zip(LAYERS, view[: -len(SCALARS)].reshape(len(LAYERS), SIDE, SIDE), strict=True))
         nearest_x, nearest_y = (
             sorted(range(-20, 90), key=lambda cell, centre=centre: abs(cell + 0.5 - centre))[:SIDE] for centre in (now.x, now.y)
         )
@@ -51,13 +51,15 @@ def test_cells_and_things_stand_where_they_are_around_the_player(difficulty):
                 for name, value in expected.items():
                     assert layers[name][row, column] == pytest.approx(float(value), abs=1e-5), name
                     found[name] += value != 0
+        scalars = [now.x - math.floor(now.x) - 0.5, now.y - math.floor(now.y) - 0.5, 2 * now.vx, 2 * now.vy, now.on_crate]
+        assert view[-len(SCALARS) :] == pytest.approx(np.array(scalars, dtype=np.float32), abs=1e-5)
     assert min(found.values()) > 0, found
 
 
 def test_the_coin_is_in_view_just_where_the_picture_shows_it():
     seen = 0
     for frame, now in visited_states("easy", range(900_000, 900_012), every=3):
-        coins = look(now)[:-5].reshape(len(LAYERS), SIDE, SIDE)[LAYERS.index("coin")]
+        coins = look(now)[: -len(SCALARS)].reshape(len(LAYERS), SIDE, SIDE)[LAYERS.index("coin")]
         (row, column), *_ = np.argwhere(now.grid == COIN)
         right, up = (64 / (2 * SIGHT) * (offset + SIGHT) for offset in (column + 0.5 - now.x, row + 0.5 - now.y))
         in_picture = 0 <= right < 64 and 0 <= up < 64
