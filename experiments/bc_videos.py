@@ -11,8 +11,7 @@ import torch
 from bc_settings import Settings
 from progress import training_bar
 from run_cache import RunCache
-from scipy.special import softmax
-from scipy.stats import entropy
+from scipy.special import logsumexp
 from tqdm import tqdm
 
 from genie_agents.action_mapping import FeatureClassifier
@@ -26,6 +25,7 @@ from world_model.training import LabelledTransitions, train_latent_action_model
 
 POOL = 20_000  # frames among which those to be labelled are sought
 FIRST_QUESTIONS = 32
+DIRECTIONS = (LEFT, NOOP, RIGHT)
 
 
 class LabelledVideos:
@@ -170,24 +170,28 @@ class LabelledVideos:
     def questioned_samples(self, difficulty: str, seed: int, count: int) -> np.ndarray:
         """The frames of a difficulty whose true action is asked for to read features by; more contain the fewer.
 
-        The first are `labelled_samples`. Then a linear layer is fitted again and again, and asks for frames in which it is least
-        sure of the direction, left, none or right, for half as many as it knows; a key as rare as LEFT is seldom met otherwise. It does not
-        ask about keys for up and down, which do nothing in the air.
+        The first are `labelled_samples`. Then a linear layer is fitted again and again, and asks for half as many as it knows, at
+        its border of a direction, left, none or right, that it knows to be rare, or has not met as long as it knows none. A key as
+        rare as LEFT is seldom met otherwise. It does not ask about keys for up and down, which do nothing in the air.
         """
         if len(self._questioned.get((difficulty, seed), ())) < count:
             pool = np.random.default_rng((self.settings.seed, seed)).permutation(self.usable(difficulty))[:POOL]
             chosen = self.labelled_samples(difficulty, seed, FIRST_QUESTIONS)
             while len(chosen) < min(count, len(pool)):
-                classifier = FeatureClassifier.fit(self.transition_features(difficulty, chosen), self.true_actions[difficulty][chosen])
-                chances = softmax(classifier.logits(self.transition_features(difficulty, pool)), axis=1)
-                directions = np.stack([chances[:, key == AIRBORNE_ALIASES].sum(axis=1) for key in (LEFT, NOOP, RIGHT)], axis=1)
-                doubt = entropy(directions, axis=1)
-                doubt[np.isin(pool, chosen)] = -1
+                keys = self.true_actions[difficulty][chosen]
+                classifier = FeatureClassifier.fit(self.transition_features(difficulty, chosen), keys)
+                logits = classifier.logits(self.transition_features(difficulty, pool))
+                directions = np.stack([logsumexp(logits[:, key == AIRBORNE_ALIASES], axis=1) for key in DIRECTIONS], axis=1)
+                margins = np.stack([np.abs(own - np.delete(directions, i, axis=1).max(axis=1)) for i, own in enumerate(directions.T)])
+                times_met = np.array([(AIRBORNE_ALIASES[keys] == key).sum() for key in DIRECTIONS])
+                rare = (times_met > 0) & (times_met < times_met.max())
+                margin = margins[rare if rare.any() else times_met == 0].min(axis=0)
+                margin[np.isin(pool, chosen)] = np.inf
                 questions = len(chosen) // 2
-                # Of twenty times as many in doubt, some at random: the most doubtful ones look alike.
-                doubtful = pool[np.argsort(-doubt, kind="stable")[: 20 * questions]]
-                doubtful = doubtful[~np.isin(doubtful, chosen)]
-                drawn = np.random.default_rng((self.settings.seed, seed, len(chosen))).permutation(doubtful)[:questions]
+                # Some of many at the border, as those nearest to it look alike; where a direction was never met, the border is vague.
+                bordering = pool[np.argsort(margin, kind="stable")[: (5 if rare.any() else 20) * questions]]
+                bordering = bordering[~np.isin(bordering, chosen)]
+                drawn = np.random.default_rng((self.settings.seed, seed, len(chosen))).permutation(bordering)[:questions]
                 chosen = np.append(chosen, drawn)
             self._questioned[difficulty, seed] = chosen
         return self._questioned[difficulty, seed][:count]
