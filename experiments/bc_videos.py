@@ -184,7 +184,8 @@ class LabelledVideos:
                 directions = np.stack([logsumexp(logits[:, key == AIRBORNE_ALIASES], axis=1) for key in DIRECTIONS], axis=1)
                 margins = np.stack([np.abs(own - np.delete(directions, i, axis=1).max(axis=1)) for i, own in enumerate(directions.T)])
                 times_met = np.array([(AIRBORNE_ALIASES[keys] == key).sum() for key in DIRECTIONS])
-                rare = (times_met > 0) & (times_met < times_met.max())
+                rare = times_met > 0
+                rare[times_met.argmax()] = False
                 margin = margins[rare if rare.any() else times_met == 0].min(axis=0)
                 margin[np.isin(pool, chosen)] = np.inf
                 questions = len(chosen) // 2
