@@ -19,7 +19,7 @@ from bc_videos import draw_labelled_transitions  # noqa: E402
 from plot_level_solve import COLUMNS, read_results  # noqa: E402
 from run_cache import RunCache  # noqa: E402
 
-from genie_agents.coinrun import LEFT, RIGHT, RIGHT_UP  # noqa: E402
+from genie_agents.coinrun import LEFT, NOOP, RIGHT, RIGHT_UP  # noqa: E402
 from genie_agents.policy import PolicyConfig  # noqa: E402
 from world_model.data import VideoFile, VideoWriter  # noqa: E402
 
@@ -230,6 +230,18 @@ def test_questions_find_a_rare_key_and_the_fewer_are_contained(monkeypatch):
     np.testing.assert_array_equal(videos.labelled_samples("easy", 0, 16), many[:16])
     assert len(set(many.tolist())) == 200
     assert (keys[many] == LEFT).sum() > 10 > (keys[videos.labelled_samples("easy", 0, 200)] == LEFT).sum()
+
+
+def test_questions_are_asked_where_all_directions_are_met_equally_often(monkeypatch):
+    videos = Study(PRESETS["smoke"]).videos
+    monkeypatch.setattr("bc_videos.FIRST_QUESTIONS", 3)
+    keys = np.array([LEFT, NOOP, RIGHT])[np.arange(60) % 3]
+    monkeypatch.setattr(videos, "latent_actions", {"easy": np.arange(60) % 3})
+    monkeypatch.setattr(videos, "true_actions", {"easy": keys})
+    monkeypatch.setattr(videos, "frame_features", {"easy": np.random.default_rng(0).normal(size=(61, 4)).astype(np.float16)})
+    samples = videos.questioned_samples("easy", 0, 20)
+    assert len(set(samples.tolist())) == 20
+    assert set(keys[samples[:3]]) == {LEFT, NOOP, RIGHT}
 
 
 def test_results_are_read_and_pooled(tmp_path):
