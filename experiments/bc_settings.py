@@ -96,6 +96,8 @@ class Settings:
     cloning_batch_size: int = 256
     label_balance: float = 0.5
     """draw frames for cloning by the frequency of their label to the power of minus this: 0 as recorded, 1 all labels equally often"""
+    uncertainty_sampling: bool = True
+    """draw frames for cloning less often where a small network foretells their label from what the latent action model saw so far"""
     n_label_cloning: TrainingConfig = TrainingConfig(steps=120)
     n_label_batch_size: int = 128
     policy_per_seed: bool = False

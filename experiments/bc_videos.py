@@ -167,6 +167,12 @@ class LabelledVideos:
         features = self.frame_features[difficulty]
         return np.concatenate([features[frames], features[frames + 1]], axis=1).astype(np.float32)
 
+    def past_features(self, difficulty: str, frames: np.ndarray) -> np.ndarray:
+        """What the latent action model sees in the frames (n,) of a difficulty and in those before them: (n, 2 D)."""
+        features, labels = self.frame_features[difficulty], self.latent_actions[difficulty]
+        before = np.where(labels[frames - 1] == -1, frames, frames - 1)  # an episode's first frame stands in for its past
+        return np.concatenate([features[before], features[frames]], axis=1).astype(np.float32)
+
     def questioned_samples(self, difficulty: str, seed: int, count: int) -> np.ndarray:
         """The frames of a difficulty whose true action is asked for to read features by; more contain the fewer.
 

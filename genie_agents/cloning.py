@@ -57,7 +57,8 @@ class CloningBatches:
     """Shuffled passes over the labelled frames, seeded, resumable. An episode's first frame is repeated to fill the policy's past.
 
     With `balance` above 0 a pass draws its frames at random, each by the frequency of its label to the power of -`balance`: 0.5 is the
-    square-root sampling of long-tailed data (Mahajan et al. 2018), 1 draws all labels equally often.
+    square-root sampling of long-tailed data (Mahajan et al. 2018), 1 draws all labels equally often. With `weights` (N,), one a frame,
+    frames are drawn in proportion to them as well, and frequencies count them.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class CloningBatches:
         batch_size: int,
         seed: int,
         balance: float = 0.0,
+        weights: np.ndarray | None = None,
     ) -> None:
         if len(samples) == 0:
             raise ValueError("no labelled frames to clone from; record videos and label them first")
@@ -77,8 +79,9 @@ class CloningBatches:
             raise ValueError(f"balance is {balance}; give 0 to draw frames as they come, up to 1 to draw all labels equally often")
         self.videos, self.labels, self.samples = videos, labels, samples
         self.num_frames, self.batch_size, self.seed = num_frames, batch_size, seed
-        chances = np.bincount(labels[samples])[labels[samples]] ** -float(balance)
-        self._chances = chances / chances.sum() if balance else None
+        shares = np.ones(len(samples)) if weights is None else weights[samples]
+        chances = shares * np.bincount(labels[samples], shares)[labels[samples]] ** -float(balance)
+        self._chances = chances / chances.sum() if balance or weights is not None else None
         self.state = {"passes": 0, "position": 0}
         self._shuffle()
 
@@ -138,6 +141,7 @@ def clone(
     samples: np.ndarray | None = None,
     batch_size: int = 256,
     balance: float = 0.0,
+    weights: np.ndarray | None = None,
     seed: int = 0,
     device: str | torch.device = "cpu",
     checkpoint: Path | None = None,
@@ -145,7 +149,7 @@ def clone(
     on_step: Callable[[int, dict[str, Tensor]], None] | None = None,
 ) -> Policy:
     """Clone a policy from videos and labels (N,), -1 where a frame has none. `samples` restricts the frames to learn from,
-    `balance` draws frames with rare labels more often (see CloningBatches).
+    `balance` draws frames with rare labels more often, and `weights` (N,) those of greater weight (see CloningBatches).
 
     Raises:
         ValueError: labels that do not fit the frames or lie outside the policy's actions, or no labelled frame.
@@ -156,7 +160,14 @@ def clone(
         raise ValueError(f"label {labels.max()} is out of range for a policy of {policy_config.num_actions} actions")
     samples = np.flatnonzero(labels >= 0) if samples is None else samples[labels[samples] >= 0]
     batches = CloningBatches(
-        videos, labels, samples, num_frames=policy_config.num_frames, batch_size=batch_size, seed=seed, balance=balance
+        videos,
+        labels,
+        samples,
+        num_frames=policy_config.num_frames,
+        batch_size=batch_size,
+        seed=seed,
+        balance=balance,
+        weights=weights,
     )
     with torch.random.fork_rng(devices=[]):  # initial weights come from `seed` and leave the caller's generator alone
         torch.manual_seed(seed)

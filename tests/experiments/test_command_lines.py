@@ -244,6 +244,25 @@ def test_questions_are_asked_where_all_directions_are_met_equally_often(monkeypa
     assert set(keys[samples[:3]]) == {LEFT, NOOP, RIGHT}
 
 
+def test_only_what_the_past_does_not_foretell_is_uncertain(monkeypatch):
+    """Where the first feature is high the key is RIGHT, elsewhere a coin decides; the features after the transition would tell which."""
+    study = Study(PRESETS["smoke"])
+    videos, rng, count = study.videos, np.random.default_rng(0), 3000
+    certain = rng.random(count) < 0.5
+    keys = np.where(certain | (rng.random(count) < 0.5), RIGHT, RIGHT_UP)
+    features = rng.normal(size=(count + 1, 4)).astype(np.float16)
+    features[:-1, 0] += np.where(certain, 10, 0)
+    features[1:, 1] += np.where(keys == RIGHT_UP, 10, 0)
+    ends = np.arange(count + 1) % 10 == 9
+    monkeypatch.setattr(videos, "latent_actions", {"easy": np.where(ends, -1, 0)[:-1]})
+    monkeypatch.setattr(videos, "frame_features", {"easy": features[:-1]})
+    uncertainty, usable = study.agents.uncertainty(np.where(ends[:-1], -1, keys), "easy"), np.zeros(count, dtype=bool)
+    usable[videos.usable("easy")] = True
+    assert uncertainty[usable & certain].mean() < 0.1
+    assert uncertainty[usable & ~certain].mean() > 0.9 * np.log(2)
+    assert (uncertainty[~usable] == 0).all()
+
+
 def test_results_are_read_and_pooled(tmp_path):
     path = tmp_path / "results.csv"
     path.write_text(",".join(COLUMNS) + "\ngenie_lam,easy,16,0,100,80\ngenie_lam,easy,16,1,50,35\noracle,easy,,0,100,90\n")

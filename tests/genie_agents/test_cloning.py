@@ -103,6 +103,17 @@ def test_rare_labels_are_drawn_more_often_and_the_stream_resumes(videos, balance
         CloningBatches(loaded, rare, samples, num_frames=1, batch_size=50, seed=1, balance=1.5)
 
 
+def test_frames_of_greater_weight_are_drawn_more_often(videos):
+    loaded, labels = videos
+    samples, heavy = np.flatnonzero(labels >= 0), np.arange(len(labels)) % 3 == 0
+    batches = CloningBatches(loaded, labels, samples, num_frames=1, batch_size=50, seed=1, balance=0.5, weights=np.where(heavy, 1.0, 0.25))
+    batches.gather = lambda chosen: chosen
+    drawn = np.bincount(np.concatenate([next(batches) for _ in range(400)]), minlength=len(labels))
+    for label in (0, 1):
+        times = [drawn[(labels == label) & group].mean() for group in (heavy, ~heavy)]
+        np.testing.assert_allclose(times[0] / times[1], 4, rtol=0.15)
+
+
 @pytest.mark.parametrize("config", [NATURE, IMPALA, ST_VIVIT], ids=["nature", "impala", "st_vivit"])
 def test_clones_what_the_labels_say(videos, config):
     loaded, labels = videos
