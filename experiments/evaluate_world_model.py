@@ -3,7 +3,8 @@
     python experiments/evaluate_world_model.py --model runs/world_model/coinrun-small           # validation levels
     python experiments/evaluate_world_model.py --model runs/world_model/coinrun-small --test    # once, for reported figures
 
-Prints a table and writes results.json: over all clips, by difficulty and by player, which differ by many dB.
+Prints a table and writes results.json: over all clips, by difficulty and by player, which differ by many dB. What comes into sight as
+the player moves on can only be guessed, so the rollout is also judged where the first frame shows the place.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from tqdm import tqdm
 from world_videos import Source, videos_by_source
 
 from genie_agents.coinrun import TEST_LEVELS, VALIDATION_LEVELS
-from genie_agents.demonstrations import open_videos
+from genie_agents.demonstrations import find_player, open_videos
+from genie_agents.experts.view import SIGHT
 from world_model import Genie
 from world_model.data import ClipSampler
 from world_model.metrics import code_use, delta_psnr, psnr, ssim
@@ -68,15 +70,31 @@ def redraw_and_imagine(genie: Genie, frames: Tensor, *, seed: int) -> tuple[Tens
     return drawn, actions, torch.cat([frames[:, :1], genie.imagine(frames[:, :1], actions, seed=seed)], dim=1)
 
 
-def measure(genie: Genie, frames: Tensor, *, seed: int) -> dict[str, np.ndarray]:
-    """The figures of clips (B, T, H, W, C), the first axis being the clips'; delta_psnr's, means over the clips, are given to each."""
+def shown_at_first(places: Tensor, *, height: int, width: int) -> Tensor:
+    """(B, T-1, H, W) bool: which pixels of the frames after the first lie where the first one looks, by the player's places (B, T, 2) in
+    cells, as the camera keeps to the player. (The background, which moves by less than the level, is taken to move with it.)"""
+    moved = places[:, 1:] - places[:, :1]
+    columns = torch.arange(width) + moved[..., :1] * width / (2 * SIGHT)
+    rows = torch.arange(height) - moved[..., 1:] * height / (2 * SIGHT)
+    inside_rows, inside_columns = (rows >= 0) & (rows <= height - 1), (columns >= 0) & (columns <= width - 1)
+    return inside_rows[..., :, None] & inside_columns[..., None, :]
+
+
+def measure(genie: Genie, frames: Tensor, places: Tensor, *, seed: int) -> dict[str, np.ndarray]:
+    """The figures of clips (B, T, H, W, C) in which the player is at `places` (B, T, 2); the first axis is the clips'. delta_psnr's, means
+    over the clips, are given to each."""
     drawn, actions, imagined = redraw_and_imagine(genie, frames, seed=seed)
     imagined, real = imagined[:, 1:], frames[:, 1:]
+    shown = shown_at_first(places, height=frames.shape[2], width=frames.shape[3]).to(frames.device)[..., None]
     found = {
         "tokenizer_psnr": psnr(drawn, frames),
         "tokenizer_ssim": ssim(drawn, frames),
         "rollout_psnr": psnr(imagined, real),
         "rollout_ssim": ssim(imagined, real),
+        "unseen_share": 1 - shown.float().mean(dim=(2, 3, 4)),
+        # What it would reach if all that comes into sight were guessed right; if all that was in sight were drawn as the tokenizer can.
+        "rollout_psnr_unseen_right": psnr(torch.where(shown, imagined, real), real),
+        "rollout_psnr_shown_as_drawn": psnr(torch.where(shown, drawn[:, 1:], imagined), real),
         "standing_still_psnr": psnr(frames[:, :1].expand_as(real), real),  # what a world that never moves would reach
         "latent_actions": actions,
     }
@@ -103,12 +121,14 @@ def measure_sources(genie: Genie, folders: dict[Source, Path], settings: Setting
     figures: dict[Source, list[dict[str, np.ndarray]]] = {source: [] for source in folders}
     with tqdm(total=len(folders) * settings.clips, desc="clips", unit="clip", dynamic_ncols=True) as bar:
         for source, folder in folders.items():
-            sampler = ClipSampler(open_videos(folder), clip_length=settings.frames + 1, batch_size=settings.clips, seed=settings.seed)
-            clips = torch.from_numpy(next(sampler).frames)
+            files = open_videos(folder)
+            drawn = next(ClipSampler(files, clip_length=settings.frames + 1, batch_size=settings.clips, seed=settings.seed))
+            clips, player = torch.from_numpy(drawn.frames), torch.from_numpy(np.concatenate([find_player(file) for file in files]))
+            places = player[torch.from_numpy(drawn.positions)[:, None] + torch.arange(settings.frames + 1)]
             for start in range(0, len(clips), BATCH_CLIPS):
-                batch = clips[start : start + BATCH_CLIPS].to(genie.prompts.device)
-                figures[source].append(measure(genie, batch, seed=settings.seed + start))
-                bar.update(len(batch))
+                part = slice(start, start + BATCH_CLIPS)
+                figures[source].append(measure(genie, clips[part].to(genie.prompts.device), places[part], seed=settings.seed + start))
+                bar.update(len(clips[part]))
     difficulties, players = (list(dict.fromkeys(names)) for names in zip(*folders, strict=True))
     rows = {"all": list(folders)} | {name: [source for source in folders if name in source] for name in difficulties + players}
     rows |= {", ".join(source): [source] for source in folders}
@@ -118,7 +138,12 @@ def measure_sources(genie: Genie, folders: dict[Source, Path], settings: Setting
 
 def as_table(found: dict[str, dict[str, Any]], num_frames: int) -> str:
     columns = ["clips", "number", "tokenizer, PSNR / SSIM", f"rollout of {num_frames} frames, PSNR / SSIM", "standing still, PSNR"]
-    columns += ["delta-PSNR(4)", "latent actions that occur, largest share"]
+    columns += [
+        "comes into sight",
+        "PSNR if that were right / if all else were as the tokenizer draws it",
+        "delta-PSNR(4)",
+        "latent actions that occur, largest share",
+    ]
     rows = [
         [
             name,
@@ -126,6 +151,8 @@ def as_table(found: dict[str, dict[str, Any]], num_frames: int) -> str:
             f"{row['tokenizer_psnr']:.1f} / {row['tokenizer_ssim']:.2f}",
             f"{row['rollout_psnr']:.1f} / {row['rollout_ssim']:.2f}",
             f"{row['standing_still_psnr']:.1f}",
+            f"{100 * row['unseen_share']:.0f} %",
+            f"{row['rollout_psnr_unseen_right']:.1f} / {row['rollout_psnr_shown_as_drawn']:.1f}",
             f"{row['delta_psnr']:.1f}",
             f"{np.count_nonzero(row['latent_action_use'])}, {100 * max(row['latent_action_use']):.0f} %",
         ]

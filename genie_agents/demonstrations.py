@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 import multiprocessing
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +20,8 @@ from genie_agents.coinrun import LEFT, LEFT_UP, NOOP, RIGHT, RIGHT_UP, TAKE_OFFS
 from genie_agents.experts.game_state import read_state
 from genie_agents.experts.players import PLANNERS, Expert, make_expert
 from world_model.data import VideoFile, VideoWriter
+
+Seen = TypeVar("Seen")
 
 # Most of the noise jumps at the wrong moment, the mistake that a clone makes most; the rest is any key that acts on the ground.
 NOISE_ACTIONS = (LEFT, LEFT_UP, NOOP, UP, *[RIGHT_UP] * 8)
@@ -193,30 +196,49 @@ def record_videos(
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def find_ground_frames(file: VideoFile) -> np.ndarray:
-    """(N,) bool: the frames of a recording of CoinRun with true actions on which the player stands and from which an action leads.
-
-    A video does not say where the player stands, so its actions are played again in the simulator, some 4,000 frames a second.
+def replay(file: VideoFile, look: Callable[[ProcgenEnv], Seen]) -> Iterator[tuple[int, Seen]]:
+    """Play a recording of CoinRun with true actions again, some 4,000 frames a second: each frame's index and what `look` sees there.
 
     Raises:
         ValueError: playing a level again leads elsewhere: it is no recording of whole levels of CoinRun by this version of procgen.
     """
-    actions, grounded = file.actions(), np.zeros(file.num_frames, dtype=bool)
-    env = ProcgenEnv(difficulty=str(file.provenance.get("difficulty")))
+    actions, env = file.actions(), ProcgenEnv(difficulty=str(file.provenance.get("difficulty")))
     for start, stop, level_seed in zip(file.episode_starts[:-1], file.episode_starts[1:], file.level_seeds, strict=True):
         obs, _ = env.reset(options={"level_seed": int(level_seed)})
-        for index in range(start, stop - 1):
-            grounded[index] = on_ground(env)
-            obs, _, terminated, truncated, _ = env.step(actions[index])
+        terminated = truncated = False
+        yield start, look(env)
+        for index in range(start + 1, stop):
+            obs, _, terminated, truncated, _ = env.step(actions[index - 1])
             if terminated or truncated:
                 break
+            yield index, look(env)
         if terminated or truncated or not np.array_equal(obs, file.frames[stop - 1]):
             raise ValueError(
                 f"{file.path}: playing level {level_seed} again does not lead to its last frame: record whole levels of CoinRun "
                 "(cut_noise=False) with the installed procgen"
             )
     env.close()
-    return grounded
+
+
+def find_ground_frames(file: VideoFile) -> np.ndarray:
+    """(N,) bool: the frames of a recording of CoinRun on which the player stands and from which an action leads (see `replay`)."""
+    grounded = np.zeros(file.num_frames, dtype=bool)
+    for index, standing in replay(file, on_ground):
+        grounded[index] = standing
+    return grounded & (file.actions() >= 0)
+
+
+def find_player(file: VideoFile) -> np.ndarray:
+    """(N, 2): the player's place x, y, in cells, on each frame of a recording of CoinRun (see `replay`)."""
+
+    def place(env: ProcgenEnv) -> tuple[np.float32, np.float32]:
+        now = read_state(env.get_state().simulator)
+        return now.x, now.y
+
+    places = np.empty((file.num_frames, 2), dtype=np.float32)
+    for index, here in replay(file, place):
+        places[index] = here
+    return places
 
 
 def open_videos(folder: Path) -> list[VideoFile]:

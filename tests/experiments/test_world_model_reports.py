@@ -11,6 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
+from genie_agents.coinrun import RIGHT, RIGHT_UP, ProcgenEnv
+from genie_agents.experts.game_state import read_state
 from world_model import Genie
 from world_model.metrics import total_variation_distance
 from world_model.presets import coinrun_small
@@ -53,10 +55,31 @@ def test_a_world_is_judged_by_difficulty_and_player(world, tmp_path):
     assert [row["clips"] for row in found.values()] == [6, 6, 2, 2, 2, 2, 2, 2]
     assert found["all"]["rollout_psnr"] == pytest.approx(np.mean([found[player]["rollout_psnr"] for player in players]))
     assert found["all"]["delta_psnr"] == pytest.approx(found["all"]["psnr_inferred"] - found["all"]["psnr_random"], abs=1e-4)
+    assert 0 < found["planner"]["unseen_share"] < 1
+    assert found["planner"]["rollout_psnr"] < found["planner"]["rollout_psnr_unseen_right"]
+    assert found["planner"]["rollout_psnr"] != found["planner"]["rollout_psnr_shown_as_drawn"]
     assert len(found["all"]["rollout_psnr_by_frame"]) == 5 and sum(found["all"]["latent_action_use"]) == pytest.approx(1)
     assert results["command"].startswith("python experiments/evaluate_world_model.py --model") and "torch" in results["machine"]
     assert results["levels"] == [900_000, 900_003] and results["settings"]["seed"] == 0
     assert f"| easy, sticky | 2 | {found['sticky']['tokenizer_psnr']:.1f} / " in result.stdout
+
+
+def test_what_the_first_frame_shows_is_found_again_where_the_camera_went():
+    """Run and jump: of the later frame, what the mask calls shown is the first frame moved by as much; elsewhere the level is new."""
+    env = ProcgenEnv()
+    frames, places = [env.reset(options={"level_seed": 900_000})[0]], [read_state(env.get_state().simulator)]
+    for action in (*[RIGHT] * 4, *[RIGHT_UP] * 2):
+        frames.append(env.step(action)[0])
+        places.append(read_state(env.get_state().simulator))
+    shown = evaluate_world_model.shown_at_first(torch.tensor([[(now.x, now.y) for now in places]]), height=64, width=64)[0].numpy()
+    right, up = (round((after - before) * 64 / 13) for before, after in ((places[0].x, places[-1].x), (places[0].y, places[-1].y)))
+    assert right >= 5 and up >= 10
+    rows, columns = shown[-1].any(axis=1), shown[-1].any(axis=0)
+    np.testing.assert_allclose([rows.sum(), columns.sum()], [64 - up, 64 - right], atol=1)
+    assert rows[up + 1 :].all() and columns[: -right - 1].all()  # the camera rose: the sky above is new, as what lies to the right
+    first, last = frames[0].astype(int), frames[-1].astype(int)
+    followed = np.abs(last[up:, : 64 - right] - first[: 64 - up, right:]).mean()
+    assert followed < 0.5 * np.abs(last - first).mean()
 
 
 def test_a_world_is_shown(world, tmp_path):
