@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from bc_settings import RECIPES, Settings
-from bc_videos import POOL, LabelledVideos
+from bc_videos import LabelledVideos
 from progress import training_bar
 from run_cache import RunCache
 from scipy.special import softmax
@@ -22,6 +22,7 @@ from genie_agents.policy import Policy
 from world_model.training import TrainingConfig
 
 HIDDEN = {"linear": 0, "network": 64}  # units of the mappings that look at features
+FORETELLING_SAMPLES = 20_000  # frames from which it is learned how foreseeable a frame's label is
 UNSURE = 0.14  # nats of uncertainty from which on a frame is drawn as often as any: on hard levels, 40 % of the frames and 92 % of the loss
 SURE_CHANCE = 0.1  # how often, compared to those, a frame is drawn whose label is certain
 
@@ -80,8 +81,8 @@ class Agents:
         """
         videos = self.videos
         usable = np.random.default_rng(self.settings.seed).permutation(videos.usable(difficulty))
-        usable = usable[labels[usable] >= 0]
-        classifier = FeatureClassifier.fit(videos.past_features(difficulty, usable[:POOL]), labels[usable[:POOL]], hidden=64)
+        learned = usable[:FORETELLING_SAMPLES]
+        classifier = FeatureClassifier.fit(videos.past_features(difficulty, learned), labels[learned], hidden=HIDDEN["network"])
         entropies = np.zeros(len(labels))
         for part in np.array_split(usable, len(usable) // 10_000 + 1):
             entropies[part] = entropy(softmax(classifier.logits(videos.past_features(difficulty, part)), axis=1), axis=1)
