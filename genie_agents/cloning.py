@@ -79,6 +79,8 @@ class CloningBatches:
             raise ValueError(f"balance is {balance}; give 0 to draw frames as they come, up to 1 to draw all labels equally often")
         self.videos, self.labels, self.samples = videos, labels, samples
         self.num_frames, self.batch_size, self.seed = num_frames, batch_size, seed
+        if weights is not None and (weights.shape != labels.shape or weights[samples].min() <= 0):
+            raise ValueError(f"weights must be above 0, one for each of {len(labels)} frames; got shape {weights.shape}")
         shares = np.ones(len(samples)) if weights is None else weights[samples]
         chances = shares * np.bincount(labels[samples], shares)[labels[samples]] ** -float(balance)
         self._chances = chances / chances.sum() if balance or weights is not None else None
@@ -152,7 +154,7 @@ def clone(
     `balance` draws frames with rare labels more often, and `weights` (N,) those of greater weight (see CloningBatches).
 
     Raises:
-        ValueError: labels that do not fit the frames or lie outside the policy's actions, or no labelled frame.
+        ValueError: labels that do not fit the frames or lie outside the policy's actions, no labelled frame, or weights not above 0.
     """
     if labels.shape != (len(videos.frames),):
         raise ValueError(f"need one label a frame, -1 for none: {len(videos.frames)} frames, labels of shape {labels.shape}")

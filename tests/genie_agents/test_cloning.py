@@ -112,6 +112,9 @@ def test_frames_of_greater_weight_are_drawn_more_often(videos):
     for label in (0, 1):
         times = [drawn[(labels == label) & group].mean() for group in (heavy, ~heavy)]
         np.testing.assert_allclose(times[0] / times[1], 4, rtol=0.15)
+    for weights in (np.ones(3), np.zeros(len(labels))):
+        with pytest.raises(ValueError, match="weights"):
+            CloningBatches(loaded, labels, samples, num_frames=1, batch_size=50, seed=1, weights=weights)
 
 
 @pytest.mark.parametrize("config", [NATURE, IMPALA, ST_VIVIT], ids=["nature", "impala", "st_vivit"])
