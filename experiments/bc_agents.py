@@ -76,7 +76,7 @@ class Agents:
     def uncertainty(self, labels: np.ndarray, difficulty: str) -> np.ndarray:
         """How unsure (N,), in nats, a small network is of the labels (N,) of a difficulty's frames before the transition is seen.
 
-        In the air, three frames in four, there is nothing to decide. It looks at what the latent action model saw so far, learns from
+        In the air, most of the time, there is nothing to decide. It looks at what the latent action model saw so far, learns from
         few frames in seconds, and says so for all; what it cannot foretell is left to cloning.
         """
         videos = self.videos
