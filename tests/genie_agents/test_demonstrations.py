@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from genie_agents.coinrun import NOOP, UP, ProcgenEnv
-from genie_agents.demonstrations import RecordingConfig, find_ground_frames, open_videos, play_level, record_videos
+from genie_agents.demonstrations import RecordingConfig, find_ground_frames, find_player, open_videos, play_level, record_videos
 from genie_agents.experts.game_state import read_state
 from genie_agents.experts.players import PlannerExpert, RandomExpert, SightedPlannerExpert
 from world_model.data import VideoFile, VideoWriter
@@ -131,24 +131,28 @@ def test_recording_goes_on_where_it_stopped_and_repeats_itself(tmp_path):
         np.testing.assert_array_equal(one.actions(), other.actions())
 
 
-def test_ground_frames_are_found_by_playing_the_actions_again(tmp_path):
+def test_ground_frames_and_the_player_are_found_by_playing_the_actions_again(tmp_path):
     config = RecordingConfig(noise=0.3, max_noise_steps=6, cut_noise=False, keep_unsolved=True, max_steps=60)
     list(record_videos(tmp_path, range(900_000, 900_003), config, expert="random", num_workers=1))
     (video,) = open_videos(tmp_path)
-    ground, actions, env = find_ground_frames(video), video.actions(), ProcgenEnv()
+    ground, places, actions, env = find_ground_frames(video), find_player(video), video.actions(), ProcgenEnv()
     assert ground.shape == actions.shape and not ground[actions < 0].any() and ground[video.episode_starts[:-1]].all()
     assert 0 < ground.mean() < 1
     for start, stop, level_seed in zip(video.episode_starts[:-1], video.episode_starts[1:], video.level_seeds, strict=True):
         env.reset(options={"level_seed": level_seed})
         for index in range(start, stop - 1):
             before = env.get_state()
-            assert ground[index] == (read_state(before.simulator).vy == 0)
+            now = read_state(before.simulator)
+            assert ground[index] == (now.vy == 0)
+            assert tuple(places[index]) == (now.x, now.y)
             if ground[index]:
                 for key in (NOOP, UP):
                     env.step(key)
                     assert (read_state(env.get_state().simulator).vy > 0) == (key == UP)
                     env.set_state(before)
             env.step(actions[index])
+        last = read_state(env.get_state().simulator)
+        assert tuple(places[stop - 1]) == (last.x, last.y)
 
 
 def test_ground_frames_of_other_videos_are_refused(tmp_path):
