@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from world_model.layers.st_transformer import STTransformer, TransformerConfig
 from world_model.training import DYNAMICS_TRAINING, TOKENIZER_TRAINING, MetricsLog, TrainingConfig, read_log, train
+from world_model.training.muon import Muon
 from world_model.training.state import make_optimizers
 
 KILLED_RUN = TrainingConfig(steps=300, ema_decay=0.9)
@@ -118,7 +119,7 @@ def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path
 def test_muon_trains_the_matrices_of_blocks_and_resumes_bit_for_bit(tmp_path: Path) -> None:
     config = TrainingConfig(steps=20, warmup_steps=1, min_learning_rate=1e-3, muon_learning_rate=0.02)
     adamw, muon = make_optimizers(TransformerModel(), config)
-    assert isinstance(adamw, torch.optim.AdamW) and isinstance(muon, torch.optim.Muon)
+    assert isinstance(adamw, torch.optim.AdamW) and isinstance(muon, Muon)
     block = TransformerModel().transformer.blocks[0]
     assert sum(len(group["params"]) for group in muon.param_groups) == sum(weight.ndim == 2 for weight in block.parameters())
 
@@ -133,6 +134,27 @@ def test_muon_trains_the_matrices_of_blocks_and_resumes_bit_for_bit(tmp_path: Pa
     change = dict(first.named_parameters())["transformer.blocks.0.feed_forward.2.weight"].detach()
     change = change - dict(start.named_parameters())["transformer.blocks.0.feed_forward.2.weight"].detach()
     assert torch.linalg.svdvals(change).max().item() == pytest.approx(0.02, rel=0.4)
+
+
+def test_muon_is_that_of_torch_but_for_rounding() -> None:
+    shapes = [(48, 16), (16, 16), (48, 16), (16, 48)]
+    starts, gradients = [torch.randn(shape) for shape in shapes], [[torch.randn(shape) for shape in shapes] for _ in range(3)]
+    ends = []
+    for make in (Muon, torch.optim.Muon):
+        weights = [nn.Parameter(start.clone()) for start in starts]
+        optimizer = make(weights, lr=0.1, weight_decay=0.01)
+        for step in gradients:
+            for weight, gradient in zip(weights, step, strict=True):
+                weight.grad = gradient.clone()
+            optimizer.step()
+        ends.append(weights)
+    for start, ours, theirs in zip(starts, *ends, strict=True):
+        assert torch.linalg.matrix_norm(ours - theirs) < 0.02 * torch.linalg.matrix_norm(ours - start)  # bfloat16 has 3 digits
+
+
+def test_muon_refuses_what_is_no_matrix() -> None:
+    with pytest.raises(ValueError, match="AdamW"):
+        Muon([nn.Parameter(torch.zeros(3))], lr=0.1, weight_decay=0.0)
 
 
 def test_a_run_that_is_out_of_time_goes_on_in_the_next_call(tmp_path: Path) -> None:

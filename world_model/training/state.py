@@ -10,6 +10,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from world_model.layers.st_transformer import STBlock
 from world_model.training.config import TrainingConfig
+from world_model.training.muon import Muon
 
 Batch = TypeVar("Batch", covariant=True)
 
@@ -85,10 +86,7 @@ def make_optimizers(model: nn.Module, config: TrainingConfig) -> list[torch.opti
         if any(hasattr(matrix, "full_tensor") for matrix in matrices):
             raise ValueError("Muon needs whole matrices and FSDP splits them: set muon_learning_rate to 0, or use strategy='ddp'")
         # Muon's steps are all of one size: its decay is what keeps weights from growing with their number.
-        muon = torch.optim.Muon(matrices, lr=config.muon_learning_rate, weight_decay=0.01)
-        for matrix in matrices:
-            muon.state[matrix] = {"momentum_buffer": torch.zeros_like(matrix, requires_grad=False)}
-        optimizers.append(muon)
+        optimizers.append(Muon(matrices, lr=config.muon_learning_rate, weight_decay=0.01))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
