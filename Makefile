@@ -1,5 +1,6 @@
 # make bc    the main job on the real game: videos, latent actions, cloning, mapping, percent of levels solved, picture
 # make test  the whole check: lint, types, import rules, tests
+# make clean removes what these install and cache; runs/, with all that was trained, stays
 # Each makes .venv by itself. Another Python: make bc PYTHON=python3.12. Another preset: make bc ARGS="--preset smoke"
 PYTHON ?= python3
 BIN := .venv/bin
@@ -35,4 +36,4 @@ pytest: .venv/installed-test
 	touch $@ .venv/installed
 
 clean:
-	rm -rf .venv build dist runs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -82,7 +82,8 @@ class Agents:
         videos = self.videos
         usable = np.random.default_rng(self.settings.seed).permutation(videos.usable(difficulty))
         learned = usable[:FORETELLING_SAMPLES]
-        classifier = FeatureClassifier.fit(videos.past_features(difficulty, learned), labels[learned], hidden=HIDDEN["network"])
+        features, num_labels = videos.past_features(difficulty, learned), int(labels.max()) + 1
+        classifier = FeatureClassifier.fit(features, labels[learned], num_actions=num_labels, hidden=HIDDEN["network"])
         entropies = np.zeros(len(labels))
         for part in np.array_split(usable, len(usable) // 10_000 + 1):
             entropies[part] = entropy(softmax(classifier.logits(videos.past_features(difficulty, part)), axis=1), axis=1)
@@ -159,14 +160,18 @@ class Agents:
         return self.cache.stage(f"clone-{name}-seed{seed}", about, sources, build)
 
     def n_label_policy(self, difficulty: str, seed: int, count: int) -> Policy:
-        """The same network cloned on the labelled samples alone."""
+        """The same network cloned on the labelled samples alone; no other true action is seen, not even as a previous one."""
+        samples, known = self.videos.labelled_samples(difficulty, seed, count), {}
+        for d, actions in self.videos.true_actions.items():
+            known[d] = np.full_like(actions, -1)
+        known[difficulty][samples] = self.videos.true_actions[difficulty][samples]
         return self.clone(
-            self.videos.true_actions,
+            known,
             NUM_ACTIONS,
             self.settings.n_label_cloning,
             batch_size=self.settings.n_label_batch_size,
             seed=seed,
-            samples=self.videos.first_frame(difficulty) + self.videos.labelled_samples(difficulty, seed, count),
+            samples=self.videos.first_frame(difficulty) + samples,
         )
 
     # Who plays

@@ -29,8 +29,6 @@ import argparse
 import csv
 import dataclasses
 import os
-import signal
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +42,7 @@ from bc_videos import LabelledVideos
 from plot_finetuning import plot_finetuning
 from plot_level_solve import COLUMNS, plot, read_results
 from run_cache import RunCache
+from stopping import stoppable
 from tqdm import tqdm
 
 from genie_agents.coinrun import DEMONSTRATION_LEVELS, NUM_ACTIONS, TEST_LEVELS, VALIDATION_LEVELS
@@ -201,15 +200,8 @@ def main() -> None:
     preset = finder.parse_known_args()[0].preset
     settings = tyro.cli(Settings, default=PRESETS[preset], description=__doc__)
     keep_freed_memory()
-    try:
-        if settings.minutes is not None:
-            signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started to ignore it
-            timer = threading.Timer(60 * settings.minutes, os.kill, (os.getpid(), signal.SIGINT))
-            timer.daemon = True
-            timer.start()
+    with stoppable(settings.runs, settings.minutes):
         Study(settings).run()
-    except KeyboardInterrupt:
-        raise SystemExit(f"stopped; what is done is kept in {settings.runs}, and the same command goes on from there") from None
     print(f"results.csv, summary.json and the pictures are in {settings.output}")
 
 

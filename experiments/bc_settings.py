@@ -48,13 +48,9 @@ AgentName = Literal[
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    """Options of the study; the defaults are those of the chosen preset."""
+class LatentActionSettings:
+    """Options of training a latent action model."""
 
-    preset: Literal["demo", "paper", "smoke"] = "demo"
-    """demo: half an hour on one CPU core; paper: the full protocol, for a GPU or a night; smoke: seconds, for tests"""
-    output: Path = Path("runs/bc_coinrun/demo")
-    """folder for results.csv, summary.json, level_solve.png and agent.gif"""
     runs: Path = Path("runs/bc_coinrun/stages")
     """folder of the cached stages; an interrupted run goes on from there"""
     minutes: float | None = None
@@ -62,7 +58,37 @@ class Settings:
     seed: int = 0
     """seed of recording, training and the choice of labelled samples"""
     difficulties: tuple[Literal["easy", "hard"], ...] = ("easy",)
-    """difficulties to record and to play, easy, hard or both; one policy is cloned from the videos of all of them"""
+    """difficulties to record and to play, easy, hard or both"""
+
+    lam_games: tuple[str, ...] = ("coinrun",)
+    """Procgen games in its videos; climber jumper ninja are the other platformers, of which none looks like CoinRun"""
+    lam_labels: int = 0
+    """transitions of those videos whose true action the training may see"""
+    lam_levels: int = 2000
+    """levels recorded for it, per game and difficulty: a quarter played at random, the rest by CoinRun's noisy planner, or, in
+    other games, with keys held for long"""
+    lam_model: LatentActionConfig = field(default_factory=LatentActionConfig)
+    lam_training: TrainingConfig = TrainingConfig(steps=3000, learning_rate=2e-3)
+    lam_clip_length: int = 8
+    lam_batch_size: int = 16
+
+    def __post_init__(self) -> None:
+        if not 4 <= self.lam_levels <= len(WORLD_MODEL_LEVELS):
+            raise ValueError(f"lam_levels is {self.lam_levels}; record from 4 to {len(WORLD_MODEL_LEVELS)}")
+        if not self.lam_games or set(self.lam_games) - set(GAMES):
+            raise ValueError(f"lam_games is {' '.join(self.lam_games) or 'empty'}; choose one or more of {', '.join(GAMES)}")
+        if not self.difficulties:
+            raise ValueError("difficulties is empty; choose easy, hard or both")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(LatentActionSettings):
+    """Options of the study; the defaults are those of the chosen preset. One policy is cloned from the videos of all difficulties."""
+
+    preset: Literal["demo", "paper", "smoke"] = "demo"
+    """demo: half an hour on one CPU core; paper: the full protocol, for a GPU or a night; smoke: seconds, for tests"""
+    output: Path = Path("runs/bc_coinrun/demo")
+    """folder for results.csv, summary.json, level_solve.png and agent.gif"""
 
     agents: tuple[AgentName, ...] = ("relabelled_linear", "oracle", "n_label_bc", "random", "constant_right_up")
     """who plays, a curve each; see above"""
@@ -79,17 +105,6 @@ class Settings:
     """latent action model that labels: lam-platformers, which never saw CoinRun, coinrun-small, or the folder of one or of a world"""
     train_lam: bool = False
     """train a latent action model anew instead, on videos of levels that cloning never sees"""
-    lam_games: tuple[str, ...] = ("coinrun",)
-    """Procgen games in those videos; climber jumper ninja are the other platformers, of which none looks like CoinRun"""
-    lam_labels: int = 0
-    """transitions of those videos whose true action the training of the latent action model may see, besides the labelled samples"""
-    lam_levels: int = 2000
-    """levels recorded for --train-lam, per game and difficulty: a quarter played at random, the rest by CoinRun's noisy
-    planner, or, in other games, with keys held for long"""
-    lam_model: LatentActionConfig = field(default_factory=LatentActionConfig)
-    lam_training: TrainingConfig = TrainingConfig(steps=3000, learning_rate=2e-3)
-    lam_clip_length: int = 8
-    lam_batch_size: int = 16
 
     policy: PolicyConfig = PolicyConfig(num_actions=15)
     cloning: TrainingConfig = TrainingConfig(steps=6000)
@@ -127,16 +142,13 @@ class Settings:
     """play validation levels, for choosing settings, instead of the test levels"""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 1 <= self.levels <= len(DEMONSTRATION_LEVELS):
             raise ValueError(f"levels is {self.levels}; record from 1 to {len(DEMONSTRATION_LEVELS)}")
-        if not 4 <= self.lam_levels <= len(WORLD_MODEL_LEVELS):
-            raise ValueError(f"lam_levels is {self.lam_levels}; record from 4 to {len(WORLD_MODEL_LEVELS)}")
         if not 1 <= self.seeds * self.evaluation_levels <= len(TEST_LEVELS):
             raise ValueError(f"seeds x evaluation_levels must lie between 1 and {len(TEST_LEVELS)} levels")
         if not self.agents:
             raise ValueError("agents is empty; choose at least one")
-        if not self.lam_games or set(self.lam_games) - set(GAMES):
-            raise ValueError(f"lam_games is {' '.join(self.lam_games) or 'empty'}; choose one or more of {', '.join(GAMES)}")
         if not self.train_lam and (self.lam_games != ("coinrun",) or self.lam_labels):
             raise ValueError("lam_games and lam_labels are for a latent action model trained anew; add --train-lam")
         if self.finetune_steps and self.policy.architecture != "nature":
@@ -146,8 +158,6 @@ class Settings:
                 raise ValueError(f"{name} needs at least one number, each at least 1")
         if not 0 <= self.label_balance <= 1:
             raise ValueError(f"label_balance is {self.label_balance}; choose from 0 to 1")
-        if not self.difficulties:
-            raise ValueError("difficulties is empty; choose easy, hard or both")
 
 
 DEMO = Settings()

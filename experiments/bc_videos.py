@@ -21,6 +21,7 @@ from genie_agents.demonstrations import RecordingConfig, open_videos, record_vid
 from genie_agents.experts.players import identify_expert
 from world_model import LatentActionLabeller
 from world_model.data import VideoFile
+from world_model.serialization import find_model
 from world_model.training import LabelledTransitions, train_latent_action_model
 
 POOL = 20_000  # frames among which those to be labelled are sought
@@ -34,6 +35,9 @@ class LabelledVideos:
     def __init__(self, settings: Settings, cache: RunCache, device: torch.device) -> None:
         self.settings, self.cache, self.device = settings, cache, device
         self._questioned: dict[tuple[str, int], np.ndarray] = {}
+        identify_expert(settings.expert)  # a name that is none is found out before hours of recording
+        if not settings.train_lam:
+            find_model(settings.lam)
 
     # Videos and the latent action model
 

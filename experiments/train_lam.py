@@ -4,40 +4,44 @@
     python experiments/train_lam.py --lam-games climber jumper ninja --output runs/lam-platformers    # one that never saw CoinRun
     python experiments/train_world_model.py --latent-action-training frozen --lam runs/lam    # a world that obeys it
 
-It learns from CoinRun videos of levels 0 to 9,999 without their actions; the actions of other, validation levels serve to
-describe its codes in the card. An interrupted run goes on where it stopped.
+It learns from videos without their actions; the actions of other, validation levels of CoinRun serve to describe its codes in the
+card. An interrupted run goes on where it stopped.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shlex
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tyro
 from bc_coinrun import Study
 from bc_report import machine, name_keys
-from bc_settings import DEMO, Settings
+from bc_settings import LatentActionSettings, Settings
+from stopping import stoppable
 
 from genie_agents.coinrun import DIFFICULTIES
 from world_model import LatentActionLabeller, LatentActionModel
 from world_model.serialization import save_model
 from world_model.training import keep_freed_memory
 
-DEFAULTS = dataclasses.replace(
-    DEMO,
-    output=Path("runs/lam"),
-    runs=Path("runs/train_lam"),
-    difficulties=DIFFICULTIES,
-    expert="planner",  # in the videos of the card's report
-    train_lam=True,
-)
+
+@dataclass(frozen=True, kw_only=True)
+class CardSettings(LatentActionSettings):
+    """What to train, and who plays for the card."""
+
+    output: Path = Path("runs/lam")
+    """folder for the model and its card"""
+    runs: Path = Path("runs/train_lam")
+    difficulties: tuple[Literal["easy", "hard"], ...] = DIFFICULTIES
+    expert: str = "planner"
+    """who plays in the videos of the card's report; see bc_coinrun.py"""
 
 
-def card(settings: Settings, reports: dict[str, dict[str, Any]], seconds: dict[str, float]) -> str:
+def card(settings: CardSettings, reports: dict[str, dict[str, Any]], seconds: dict[str, float]) -> str:
     """A model card in Markdown: data, command, machine, metrics, what each code stands for, limits."""
     lines = [
         f"# A latent action model of {', '.join(settings.lam_games)}",
@@ -78,13 +82,14 @@ def card(settings: Settings, reports: dict[str, dict[str, Any]], seconds: dict[s
 
 
 def main() -> None:
-    settings = tyro.cli(Settings, default=DEFAULTS, description=__doc__)
+    settings = tyro.cli(CardSettings, description=__doc__)
     keep_freed_memory()
-    study = Study(settings)
-    folder = study.videos.train_latent_action_model()
-    save_model(settings.output, LatentActionModel.from_pretrained(folder), half=True)
-    labeller = LatentActionLabeller.from_pretrained(settings.output)
-    reports = {d: study.label_report(labeller, d, with_mappings=False) for d in settings.difficulties}
+    study = Study(Settings(train_lam=True, **vars(settings)))
+    with stoppable(settings.runs, settings.minutes):
+        folder = study.videos.train_latent_action_model()
+        save_model(settings.output, LatentActionModel.from_pretrained(folder), half=True)
+        labeller = LatentActionLabeller.from_pretrained(settings.output)
+        reports = {d: study.label_report(labeller, d, with_mappings=False) for d in settings.difficulties}
     (settings.output / "card.md").write_text(card(settings, reports, study.cache.seconds))
     print((settings.output / "card.md").read_text())
 

@@ -24,6 +24,7 @@ from evaluate_world_model import redraw_and_imagine
 from pictures import save_clips
 from progress import training_bar
 from run_cache import RunCache
+from stopping import stoppable
 from torch import Tensor
 from world_model_settings import PRESETS, Phase, Settings
 from world_videos import mixed_videos
@@ -55,6 +56,9 @@ class Training:
         self.cache = RunCache(settings.runs)
         self.fabric = make_fabric(devices=settings.devices, num_nodes=settings.num_nodes, strategy=settings.strategy)
         self.config = dataclasses.replace(settings.model, num_prompts=NUM_PROMPTS)
+        for name in (settings.lam, settings.tokenizer_from, settings.start_from):
+            if name is not None:
+                find_model(name)  # a name that is none is found out before hours of recording
 
     # Videos
 
@@ -254,7 +258,8 @@ def main() -> None:
     keep_freed_memory()
     training = Training(settings)
     try:
-        folder = training.genie()
+        with stoppable(settings.runs):
+            folder = training.genie()
     except OutOfTime as stopped:
         if training.fabric.is_global_zero:
             print(stopped)

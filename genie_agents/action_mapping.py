@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -33,22 +33,21 @@ def draw(logits: np.ndarray, generator: np.random.Generator, temperature: float)
     return (logits + temperature * generator.gumbel(size=logits.shape)).argmax(-1)
 
 
-def check_keys(actions: np.ndarray) -> None:
-    """Raises ValueError where real actions (N,) are not Procgen's."""
-    if actions.min() < 0 or actions.max() >= NUM_ACTIONS:
-        raise ValueError(f"actions must lie in 0 ... {NUM_ACTIONS - 1}; found {actions.min()} ... {actions.max()}")
+def check_actions(actions: np.ndarray, num_actions: int = NUM_ACTIONS) -> None:
+    """Raises ValueError where actions (N,) are out of range; Procgen's keys, unless said otherwise."""
+    if actions.min() < 0 or actions.max() >= num_actions:
+        raise ValueError(f"actions must lie in 0 ... {num_actions - 1}; found {actions.min()} ... {actions.max()}")
 
 
 @dataclass
 class LatentToRealMapping:
     """The paper's dictionary: each latent action's list of the real actions seen with it, from which one is drawn.
 
-    A latent action that no labelled sample showed falls back on all samples' real actions; `num_fallbacks` counts how often.
+    A latent action that no labelled sample showed falls back on all samples' real actions.
     `real_actions[k]` is the list of latent action k.
     """
 
     real_actions: list[np.ndarray]
-    num_fallbacks: int = field(default=0, compare=False)
 
     @classmethod
     def fit(cls, latent_actions: np.ndarray, actions: np.ndarray, *, num_codes: int) -> LatentToRealMapping:
@@ -63,7 +62,7 @@ class LatentToRealMapping:
             )
         if latent_actions.min() < 0 or latent_actions.max() >= num_codes:
             raise ValueError(f"latent actions must lie in 0 ... {num_codes - 1}; found {latent_actions.min()} ... {latent_actions.max()}")
-        check_keys(actions)
+        check_actions(actions)
         return cls([actions[latent_actions == code].astype(np.int64) for code in range(num_codes)])
 
     def sample(self, latent_actions: np.ndarray, generator: np.random.Generator, *, temperature: float = 1.0) -> np.ndarray:
@@ -71,7 +70,6 @@ class LatentToRealMapping:
         uniformly from the list, as the paper does, 0 takes its most frequent action. Raises ValueError for a negative one."""
         if temperature < 0:
             raise ValueError(f"temperature is {temperature}; give 0 for the most frequent action, 1 to draw uniformly")
-        self.num_fallbacks += sum(len(self.real_actions[code]) == 0 for code in latent_actions)
         with np.errstate(divide="ignore"):  # an action that was never seen is never drawn
             return draw(np.log(self.chances()[latent_actions]), generator, temperature)
 
@@ -112,23 +110,31 @@ class FeatureClassifier:
 
     @classmethod
     def fit(
-        cls, features: np.ndarray, actions: np.ndarray, *, hidden: int = 0, steps: int = 300, weight_decay: float = 0.3, seed: int = 0
+        cls,
+        features: np.ndarray,
+        actions: np.ndarray,
+        *,
+        num_actions: int = NUM_ACTIONS,
+        hidden: int = 0,
+        steps: int = 300,
+        weight_decay: float = 0.3,
+        seed: int = 0,
     ) -> FeatureClassifier:
-        """Fit to labelled samples, features (N, F) and real actions (N,), by cross-entropy; a few hundred samples take a second.
+        """Fit to labelled samples, features (N, F) and actions (N,), by cross-entropy; a few hundred samples take a second.
 
         Raises:
-            ValueError: no samples, arrays of different length, or an action that is no key of Procgen.
+            ValueError: no samples, arrays of different length, or an action out of range.
         """
         if features.ndim != 2 or actions.shape != features.shape[:1] or len(actions) == 0:
             raise ValueError(f"need features (N, F) and as many actions, at least one; got shapes {features.shape} and {actions.shape}")
-        check_keys(actions)
+        check_actions(actions, num_actions)
         mean, scale = features.mean(0), features.std(0) + 1e-6
         with torch.random.fork_rng(devices=[]):  # initial weights come from `seed` and leave the caller's generator alone
             torch.manual_seed(seed)
-            network: nn.Module = nn.Linear(hidden or features.shape[1], NUM_ACTIONS)
+            network: nn.Module = nn.Linear(hidden or features.shape[1], num_actions)
             if hidden:
                 network = nn.Sequential(nn.Linear(features.shape[1], hidden), nn.ReLU(), network)
-        inputs, targets = torch.from_numpy((features - mean) / scale).float(), torch.from_numpy(actions)
+        inputs, targets = torch.from_numpy((features - mean) / scale).float(), torch.from_numpy(actions.astype(np.int64))
         optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2, weight_decay=weight_decay)
         for _ in range(steps):
             optimizer.zero_grad()
@@ -152,7 +158,7 @@ class FrameMapping:
 
     def __init__(self, model: LatentActionModel, classifier: FeatureClassifier) -> None:
         self.model, self.classifier = model.eval(), classifier
-        self.num_frames = model.config.context_frames - 1
+        self.num_frames = model.config.context_frames
 
     @staticmethod
     def join(latent_actions: np.ndarray, features: np.ndarray, *, num_codes: int) -> np.ndarray:

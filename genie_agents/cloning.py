@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from genie_agents.policy import Policy, PolicyConfig
-from world_model.data import VideoFile
+from world_model.data import VideoFile, check_same_source
 from world_model.precision import bf16_autocast
 from world_model.training import TrainingConfig, train
 
@@ -42,6 +43,10 @@ class Videos:
             first_frames[start : start + file.num_frames] = start + np.repeat(file.episode_starts[:-1], lengths)
             start += file.num_frames
         return cls(frames, first_frames)
+
+    def clips(self, indices_B: np.ndarray, num_frames: int) -> np.ndarray:
+        """The last `num_frames` frames (B, T, H, W, C) up to each of `indices`; an episode's first frame stands in for its past."""
+        return self.frames[np.maximum(indices_B[:, None] + np.arange(1 - num_frames, 1), self.first_frames[indices_B][:, None])]
 
 
 @dataclass(frozen=True)
@@ -79,11 +84,15 @@ class CloningBatches:
             raise ValueError(f"balance is {balance}; give 0 to draw frames as they come, up to 1 to draw all labels equally often")
         self.videos, self.labels, self.samples = videos, labels, samples
         self.num_frames, self.batch_size, self.seed = num_frames, batch_size, seed
+        self._learned = np.full_like(labels, -1)  # a policy that answers for earlier frames too learns from none but the samples
+        self._learned[samples] = labels[samples]
         if weights is not None and (weights.shape != labels.shape or weights[samples].min() <= 0):
             raise ValueError(f"weights must be above 0, one for each of {len(labels)} frames; got shape {weights.shape}")
         shares = np.ones(len(samples)) if weights is None else weights[samples]
         chances = shares * np.bincount(labels[samples], shares)[labels[samples]] ** -float(balance)
         self._chances = chances / chances.sum() if balance or weights is not None else None
+        digest = sha256(self.samples.tobytes() + self._learned.tobytes() + chances.tobytes()).hexdigest()
+        self._identity = {"samples": digest[:16], "num_frames": num_frames, "batch_size": batch_size, "seed": seed}
         self.state = {"passes": 0, "position": 0}
         self._shuffle()
 
@@ -111,15 +120,17 @@ class CloningBatches:
         first_B1 = self.videos.first_frames[samples_B][:, None]
         before_BT = indices_BT - 1
         previous_BT = np.where(before_BT >= first_B1, self.labels[np.maximum(before_BT, 0)], -1)
-        labels_BT = np.where(indices_BT >= first_B1, self.labels[np.maximum(indices_BT, 0)], -1)
-        frames = self.videos.frames[np.maximum(indices_BT, first_B1)]
+        labels_BT = np.where(indices_BT >= first_B1, self._learned[np.maximum(indices_BT, 0)], -1)
+        frames = self.videos.clips(samples_B, self.num_frames)
         return CloningBatch(torch.from_numpy(frames), torch.from_numpy(previous_BT), torch.from_numpy(labels_BT))
 
     def state_dict(self) -> dict[str, Any]:
-        return dict(self.state)
+        return self._identity | self.state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.state = dict(state)
+        """Go on where `state` was taken. Raises ValueError where it is from batches of other samples, labels or settings."""
+        check_same_source(state, self._identity)
+        self.state = {name: state[name] for name in self.state}
         self._shuffle()
 
 
@@ -154,12 +165,17 @@ def clone(
     `balance` draws frames with rare labels more often, and `weights` (N,) those of greater weight (see CloningBatches).
 
     Raises:
-        ValueError: labels that do not fit the frames or lie outside the policy's actions, no labelled frame, or weights not above 0.
+        ValueError: frames of another size than the policy's, labels that do not fit them or lie outside its actions, no labelled frame,
+            weights not above 0, or a checkpoint of other samples, labels or settings.
     """
+    size = policy_config.image_size
+    if videos.frames.shape[1:] != (size, size, 3):
+        raise ValueError(f"frames are {videos.frames.shape[1:]} and the policy sees {(size, size, 3)}: give it another image_size")
     if labels.shape != (len(videos.frames),):
         raise ValueError(f"need one label a frame, -1 for none: {len(videos.frames)} frames, labels of shape {labels.shape}")
     if labels.max(initial=-1) >= policy_config.num_actions:
         raise ValueError(f"label {labels.max()} is out of range for a policy of {policy_config.num_actions} actions")
+    labels = labels.astype(np.int64, copy=False)  # as torch wants the targets of a cross-entropy
     samples = np.flatnonzero(labels >= 0) if samples is None else samples[labels[samples] >= 0]
     batches = CloningBatches(
         videos,

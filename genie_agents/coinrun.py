@@ -108,7 +108,7 @@ class ProcgenEnv(gymnasium.Env[np.ndarray, np.int64]):
     def step(self, action: int | np.integer[Any]) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         if self._ended:
             raise gymnasium.error.ResetNeeded("the episode has ended (or none has begun); call reset() before step()")
-        if not self.action_space.contains(np.int64(action)):
+        if not self.action_space.contains(action):
             raise ValueError(f"action {action!r} is not in 0 ... {NUM_ACTIONS - 1}")
         self._simulator.act(np.array([action], dtype=np.int32))
         self.elapsed_steps += 1

@@ -10,6 +10,7 @@ import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
@@ -139,17 +140,23 @@ def disturb(env: ProcgenEnv, expert: Expert, noise: Sequence[int]) -> tuple[np.n
 
 
 def record_shard(path: Path, expert: Expert, level_seeds: Sequence[int], config: RecordingConfig, seed: int) -> None:
-    """Record the levels into one HDF5 video with true actions; an existing file is kept as it is."""
+    """Record the levels into one HDF5 video with true actions, none where no level is to be kept; an existing file stays as it is."""
     if path.exists():
         return
     provenance = dataclasses.asdict(config) | {"expert": type(expert).__name__, "seed": seed}
     env = ProcgenEnv(config.game, difficulty=config.difficulty)
-    with VideoWriter(path, provenance=provenance, with_actions=True) as video:
+
+    def episodes() -> Iterator[tuple[int, Segment]]:
         for level_seed in level_seeds:
             segments, solved = play_level(env, expert, level_seed, config, np.random.default_rng((seed, level_seed)))
             if solved or config.keep_unsolved:
-                for segment in segments:
-                    video.append(segment.frames, level_seed=level_seed, actions=segment.actions)
+                yield from ((level_seed, segment) for segment in segments)
+
+    kept = episodes()
+    if (first := next(kept, None)) is not None:  # a video without episodes is none
+        with VideoWriter(path, provenance=provenance, with_actions=True) as video:
+            for level_seed, segment in chain([first], kept):
+                video.append(segment.frames, level_seed=level_seed, actions=segment.actions)
     env.close()
 
 
@@ -175,7 +182,7 @@ def record_videos(
     `expert` is a name or folder that `make_expert` knows.
 
     Raises:
-        ValueError: a planner asked to play another game than CoinRun.
+        ValueError: a planner asked to play another game than CoinRun, or an expert that solves none of the levels.
         FileNotFoundError: no such expert.
     """
     if expert in PLANNERS and config.game != "coinrun":
@@ -194,6 +201,8 @@ def record_videos(
                 yield futures[future]
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+    if not any(folder.glob("*.h5")):
+        raise ValueError(f"{expert} solved none of {len(level_seeds)} levels, and only solved ones are kept: choose a better expert")
 
 
 def replay(file: VideoFile, look: Callable[[ProcgenEnv], Seen]) -> Iterator[tuple[int, Seen]]:

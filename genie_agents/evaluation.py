@@ -72,6 +72,8 @@ class ClonedAgent:
     def __init__(self, policy: Policy, mapping: LatentToRealMapping | FrameMapping | None = None, *, temperature: float = 1.0) -> None:
         if temperature < 0:
             raise ValueError(f"temperature is {temperature}; give 0 for the likeliest action, 1 to sample as learned")
+        if mapping is None and policy.config.num_actions != NUM_ACTIONS:
+            raise ValueError(f"the policy chooses among {policy.config.num_actions} latent actions: give the mapping that names their keys")
         self.policy, self.mapping, self.temperature = policy.eval(), mapping, temperature
         self._num_frames = max(policy.config.num_frames, mapping.num_frames if isinstance(mapping, FrameMapping) else 0)
         self._device = next(policy.parameters()).device

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genie_agents.cloning import CloningBatches, Videos, clone
+from genie_agents.cloning import Videos, clone
 from genie_agents.coinrun import NUM_ACTIONS
 from genie_agents.policy import Policy, PolicyConfig
 from world_model.precision import bf16_autocast
@@ -67,11 +67,10 @@ def infer_actions(model: Policy, videos: Videos, *, batch_size: int = 256) -> np
         raise ValueError(f"the policy sees {model.config.num_frames} frames, not {NUM_FRAMES}: give one of train_inverse_dynamics")
     device = next(model.parameters()).device
     actions, samples = np.full(len(videos.frames), -1), _frames_led_to(videos)
-    batches = CloningBatches(videos, np.zeros_like(actions), samples, num_frames=NUM_FRAMES, batch_size=batch_size, seed=0)
     for chosen in np.split(samples, range(batch_size, len(samples), batch_size)):
-        batch = batches.gather(chosen)
+        frames = torch.from_numpy(videos.clips(chosen, NUM_FRAMES)).to(device)
         with bf16_autocast(device):
-            logits = model(batch.frames.to(device), batch.previous_actions.to(device))
+            logits = model(frames, torch.full(frames.shape[:2], -1, device=device))
         actions[chosen - 1] = logits[:, -1].argmax(-1).cpu().numpy()
     return actions
 

@@ -226,6 +226,11 @@ class GenieVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarr
         if prompt is None:
             return None
         if not isinstance(prompt, list | tuple) and getattr(prompt, "ndim", 0) != 5:
+            if getattr(prompt, "ndim", 0) == 4 and len(prompt) == self.num_envs > 1:
+                raise ValueError(
+                    f"{self.num_envs} frames for {self.num_envs} worlds may be a clip for all or a picture for each: "
+                    "give [clip] * num_envs or list(pictures)"
+                )
             return [prompt] * self.num_envs
         if len(prompt) != self.num_envs:
             raise ValueError(

@@ -90,12 +90,15 @@ class LatentActionLabeller:
         return labels
 
     def describe(
-        self, video: np.ndarray | VideoFile, *, batch_size: int = 16, progress: Callable[[int, int], None] | None = None
+        self, video: np.ndarray | VideoFile | str | Path, *, batch_size: int = 16, progress: Callable[[int, int], None] | None = None
     ) -> Description:
         """The labels of an array or a video file, and features from which labelled samples can teach more than the labels tell.
 
         Arguments and errors are those of `label`.
         """
+        if isinstance(video, (str, Path)):
+            with VideoFile(video) as opened:
+                return self.describe(opened, batch_size=batch_size, progress=progress)
         frames, episode_starts = self._episodes(video)
         labels = np.full(len(frames), -1, np.int64)
         features = np.empty((len(frames), self.model.config.d_model), np.float32)

@@ -56,7 +56,8 @@ class Rollout:
         self.dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
         self._past = genie.dynamics.transformer.make_cache(num_worlds, dtype=self.dtype)
         self._drawn = genie.tokenizer.decoder.make_cache(num_worlds, dtype=self.dtype)
-        self.max_prompt_frames = self._past.window
+        # A past that fills the window would begin anew, with its last few frames alone, before anything is drawn from it.
+        self.max_prompt_frames = self._past.window - (self.sampling.anchor_frames is not None)
         num_recent = self.sampling.anchor_frames or 0
         if num_recent >= self._past.window:
             raise ValueError(f"anchor_frames is {num_recent}; a window of {self._past.window} frames asks for fewer")

@@ -71,9 +71,12 @@ def change_config(folder: str | Path, model_class: type[nn.Module], config_class
 
 
 def find_model(folder: str | Path) -> Path:
-    """The folder of a saved model, given by path or by the name of one that ships with the package; FileNotFoundError if there is none."""
+    """The folder of a saved model, given by path or, where there is no such folder of a model, by the name of one that ships with the
+    package; FileNotFoundError if there is none."""
     shipped = sorted(path.name for path in SHIPPED.iterdir() if path.is_dir()) if SHIPPED.is_dir() else []
-    path = SHIPPED / folder if str(folder) in shipped else Path(folder)
+    path = Path(folder)
+    if str(folder) in shipped and not (path / CONFIG_FILE).is_file():
+        path = SHIPPED / folder
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if not (path / name).is_file():
             raise FileNotFoundError(

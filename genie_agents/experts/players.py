@@ -104,23 +104,19 @@ def make_expert(name: str, seed: int) -> Expert:
     folder, num_moves = _find_expert(name)
     if (folder / CONFIG_FILE).is_file():
         return ApprenticeExpert(Apprentice.from_pretrained(folder), num_moves=num_moves)
-    if not (folder / PPO_CHECKPOINT).is_file():
-        names = [*PLANNERS, *RANDOM_PLAYERS, *sorted(path.name for path in SHIPPED.iterdir())]
-        raise FileNotFoundError(
-            f"no expert {name!r}: choose {', '.join(names)}, or the folder of one trained by train_apprentice.py or train_ppo.py"
-        )
     from genie_agents.experts.ppo import PPOExpert  # here, because Stable-Baselines3 is slow to import and seldom needed
 
     return PPOExpert(folder)
 
 
 def identify_expert(name: str) -> str:
-    """The name, for a trained expert with a hash of its weights: says who plays in a video."""
+    """The name, for a trained expert with a hash of its weights: says who plays in a video. FileNotFoundError where there is none."""
+    if name in PLANNERS or name in RANDOM_PLAYERS:
+        return name
     folder, num_moves = _find_expert(name)
     if (folder / CONFIG_FILE).is_file():
         return identify_model(folder) + (f":{num_moves}" if num_moves else "")
-    checkpoint = folder / PPO_CHECKPOINT
-    return f"{name}-{sha256(checkpoint.read_bytes()).hexdigest()[:12]}" if checkpoint.is_file() else name
+    return f"{name}-{sha256((folder / PPO_CHECKPOINT).read_bytes()).hexdigest()[:12]}"
 
 
 def _find_expert(name: str) -> tuple[Path, int | None]:
@@ -128,4 +124,10 @@ def _find_expert(name: str) -> tuple[Path, int | None]:
     base, _, num_moves = name.rpartition(":")
     if not num_moves.isdecimal():
         base, num_moves = name, ""
-    return SHIPPED / base if (SHIPPED / base).is_dir() else Path(base), int(num_moves) if num_moves else None
+    for folder in (Path(base), SHIPPED / base):
+        if (folder / CONFIG_FILE).is_file() or (folder / PPO_CHECKPOINT).is_file():
+            return folder, int(num_moves) if num_moves else None
+    names = [*PLANNERS, *RANDOM_PLAYERS, *sorted(path.name for path in SHIPPED.iterdir())]
+    raise FileNotFoundError(
+        f"no expert {name!r}: choose {', '.join(names)}, or the folder of one trained by train_apprentice.py or train_ppo.py"
+    )

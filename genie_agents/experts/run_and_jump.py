@@ -3,8 +3,8 @@
 The first two moves solve practically every level for who knows it (a planner that has no others: 198 of 200 easy and 199 of 200 hard
 ones). But a jump from full speed lands 7.5 cells ahead, and the camera shows 6.5. Steps of LEFT before it brake the run, and it lands
 in sight. The usual way to look before one lands is to brake in the air, by 0.15 pixels a step, which hardly anyone can see in a video;
-braking on the ground moves the picture by a pixel. Every move leads on: nobody can dither at an edge. Three frames in four are
-airborne, so a player asked only where an answer counts learns from a quarter of the frames.
+braking on the ground moves the picture by a pixel. Every move leads on: nobody can dither at an edge. Half to two thirds of
+the frames are airborne, and nobody is asked there, where no answer counts.
 """
 
 from __future__ import annotations

@@ -18,6 +18,8 @@ from bc_settings import PRESETS, RECIPES, Settings  # noqa: E402
 from bc_videos import draw_labelled_transitions  # noqa: E402
 from plot_level_solve import COLUMNS, read_results  # noqa: E402
 from run_cache import RunCache  # noqa: E402
+from train_world_model import Training  # noqa: E402
+from world_model_settings import PRESETS as WORLD_PRESETS  # noqa: E402
 
 from genie_agents.coinrun import LEFT, NOOP, RIGHT, RIGHT_UP  # noqa: E402
 from genie_agents.policy import PolicyConfig  # noqa: E402
@@ -116,6 +118,23 @@ def test_the_study_stops_when_its_time_is_over(tmp_path):
     result = run("bc_coinrun.py", "--preset", "smoke", "--minutes", "0", "--output", str(tmp_path), "--runs", str(tmp_path / "runs"))
     assert result.returncode == 1 and "the same command goes on from there" in result.stderr
     assert "Traceback" not in result.stderr and not (tmp_path / "results.csv").exists()
+
+
+def test_the_latent_action_models_own_script_stops_in_time_too(tmp_path):
+    result = run("train_lam.py", "--minutes", "0", "--lam-levels", "4", "--output", str(tmp_path / "out"), "--runs", str(tmp_path / "runs"))
+    assert result.returncode == 1 and "the same command goes on from there" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_a_name_that_is_none_is_refused_before_anything_is_recorded(tmp_path):
+    for changes, message in (
+        ({"expert": "aprentice"}, "no expert 'aprentice'"),
+        ({"lam": "coinrun-smal"}, "a model that ships: coinrun-small"),
+    ):
+        with pytest.raises(FileNotFoundError, match=message):
+            Study(Settings(runs=tmp_path, **changes))
+    with pytest.raises(FileNotFoundError, match="a model that ships"):
+        Training(dataclasses.replace(WORLD_PRESETS["tiny"], runs=tmp_path, start_from="coinrun-smal"))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

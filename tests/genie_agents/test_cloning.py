@@ -162,6 +162,31 @@ def test_interrupted_cloning_resumes_bit_identically(videos, tmp_path):
         assert torch.equal(tensor, resumed.state_dict()[name]), name
 
 
+def test_a_state_of_other_samples_labels_or_settings_is_refused(videos, tmp_path):
+    loaded, labels = videos
+    samples = np.flatnonzero(labels >= 0)
+
+    def stream(labels=labels, samples=samples, seed=0):
+        return CloningBatches(loaded, labels, samples, num_frames=1, batch_size=4, seed=seed)
+
+    state = stream().state_dict()
+    stream().load_state_dict(state)
+    for other in (stream(samples=samples[:5]), stream(labels=np.where(labels == 1, 0, labels)), stream(seed=1)):
+        with pytest.raises(ValueError, match="resume with the same data and settings"):
+            other.load_state_dict(state)
+    clone(NATURE, TrainingConfig(steps=2), loaded, labels, batch_size=8, checkpoint=tmp_path / "run")
+    with pytest.raises(ValueError, match="resume with the same data and settings"):
+        clone(NATURE, TrainingConfig(steps=2), loaded, np.where(labels >= 0, 0, labels), batch_size=8, checkpoint=tmp_path / "run")
+
+
+def test_a_policy_that_answers_for_earlier_frames_learns_from_the_samples_alone(videos):
+    loaded, labels = videos
+    index = int(np.flatnonzero(loaded.first_frames == np.arange(len(labels)))[0]) + 2
+    batch = CloningBatches(loaded, labels, np.array([index]), num_frames=3, batch_size=1, seed=0).gather(np.array([index]))
+    assert batch.labels.tolist() == [[-1, -1, labels[index]]]
+    assert batch.previous_actions.tolist() == [[-1, *labels[index - 2 : index]]]
+
+
 def test_save_and_load(tmp_path):
     policy = Policy(IMPALA).eval()
     policy.save_pretrained(tmp_path)
@@ -179,6 +204,8 @@ def test_bad_labels_and_settings_are_refused(videos):
         clone(IMPALA, TrainingConfig(steps=1), loaded, labels[:-1])
     with pytest.raises(ValueError, match="out of range"):
         clone(IMPALA, TrainingConfig(steps=1), loaded, np.where(labels == 1, 5, labels))
+    with pytest.raises(ValueError, match=r"frames are \(40, 40, 3\) and the policy sees \(64, 64, 3\)"):
+        clone(PolicyConfig(num_actions=2), TrainingConfig(steps=1), loaded, labels)
     with pytest.raises(ValueError, match="no labelled frames"):
         clone(IMPALA, TrainingConfig(steps=1), loaded, np.full_like(labels, -1))
     with pytest.raises(ValueError, match="multiple of"):

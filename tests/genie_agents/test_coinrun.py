@@ -107,8 +107,9 @@ def test_bad_input_is_refused_with_a_remedy():
     with pytest.raises(ValueError, match="out of range"):
         env.reset(options={"level_seed": -1})
     env.reset(seed=0)
-    with pytest.raises(ValueError, match="not in 0"):
-        env.step(NUM_ACTIONS)
+    for action in (NUM_ACTIONS, -1, 8.9):
+        with pytest.raises(ValueError, match="not in 0"):
+            env.step(action)
 
 
 def test_vector_environments_draw_only_the_given_levels():

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from genie_agents.coinrun import NOOP, UP, ProcgenEnv
-from genie_agents.demonstrations import RecordingConfig, find_ground_frames, find_player, open_videos, play_level, record_videos
+from genie_agents.demonstrations import (
+    RecordingConfig,
+    find_ground_frames,
+    find_player,
+    open_videos,
+    play_level,
+    record_shard,
+    record_videos,
+)
 from genie_agents.experts.game_state import read_state
 from genie_agents.experts.players import PlannerExpert, RandomExpert, SightedPlannerExpert
 from world_model.data import VideoFile, VideoWriter
@@ -183,3 +191,11 @@ def test_bad_requests_are_refused(tmp_path):
         open_videos(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="noise"):
         RecordingConfig(noise=1.5)
+
+
+def test_levels_that_nobody_solves_leave_no_video_and_none_at_all_is_an_error(tmp_path):
+    config = RecordingConfig(noise=0, delay=0, max_steps=3)
+    record_shard(tmp_path / "none.h5", PlannerExpert(), range(900_000, 900_002), config, seed=0)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match="planner solved none of 2 levels"):
+        list(record_videos(tmp_path, range(900_000, 900_002), config, num_workers=1))

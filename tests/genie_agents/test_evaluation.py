@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from genie_agents.action_mapping import LatentToRealMapping
-from genie_agents.coinrun import NOOP, RIGHT_UP, ProcgenEnv
+from genie_agents.coinrun import NOOP, NUM_ACTIONS, RIGHT_UP, ProcgenEnv
 from genie_agents.evaluation import ClonedAgent, ConstantAgent, RandomAgent, confidence_interval, evaluate
 from genie_agents.experts.planner import Planner
 from genie_agents.policy import Policy, PolicyConfig
@@ -55,16 +55,17 @@ def test_same_seed_same_play():
 
 
 def test_samples_from_the_softmax_at_the_given_temperature():
-    policy = Policy(CONFIG)
+    policy, logits = Policy(PolicyConfig(num_actions=NUM_ACTIONS, hidden=8)), torch.full((NUM_ACTIONS,), -30.0)
+    logits[:3] = torch.tensor([0.0, 1.0, 2.0])
     with torch.no_grad():
         policy.network.head[-1].weight.zero_()
-        policy.network.head[-1].bias.copy_(torch.tensor([0.0, 1.0, 2.0, -30.0]))
+        policy.network.head[-1].bias.copy_(logits)
     obs, games = np.zeros((4000, 64, 64, 3), np.uint8), np.arange(4000)
     for temperature in (1.0, 3.0):
         agent = ClonedAgent(policy, temperature=temperature)
         agent.begin(4000, seed=0)
-        shares = np.bincount(agent.act(obs, games), minlength=4) / 4000
-        expected = torch.softmax(torch.tensor([0.0, 1.0, 2.0, -30.0]) / temperature, 0).numpy()
+        shares = np.bincount(agent.act(obs, games), minlength=NUM_ACTIONS) / 4000
+        expected = torch.softmax(logits / temperature, 0).numpy()
         np.testing.assert_allclose(shares, expected, atol=0.03)
     greedy = ClonedAgent(policy, temperature=0)
     greedy.begin(4000, seed=0)
@@ -73,8 +74,13 @@ def test_samples_from_the_softmax_at_the_given_temperature():
         ClonedAgent(policy, temperature=-1)
 
 
+def test_latent_actions_need_a_mapping():
+    with pytest.raises(ValueError, match="4 latent actions: give the mapping"):
+        ClonedAgent(Policy(CONFIG))
+
+
 def test_an_agent_remembers_each_games_own_past():
-    policy, seen = Policy(PolicyConfig(num_actions=4, hidden=8, num_frames=3)), []
+    policy, seen = Policy(PolicyConfig(num_actions=NUM_ACTIONS, hidden=8, num_frames=3)), []
     forward = policy.forward
     policy.forward = lambda frames, previous: (seen.append((frames.clone(), previous.clone())), forward(frames, previous))[1]
     agent = ClonedAgent(policy)

@@ -160,6 +160,14 @@ def test_the_latent_action_model_of_a_genie_loads_by_itself(genie: Genie, tmp_pa
             LatentActionModel.from_pretrained(saved_with(genie, tmp_path / "damaged", lambda config, damage=damage: config.update(damage)))
 
 
+def test_ones_own_model_comes_before_one_of_the_same_name_that_ships(genie: Genie, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "coinrun-small").mkdir()  # a folder, and not of a model
+    assert Genie.from_pretrained("coinrun-small").config != genie.config
+    genie.save_pretrained("coinrun-small")
+    assert Genie.from_pretrained("coinrun-small").config == genie.config
+
+
 def test_what_actions_mean_is_stored_beside_the_weights_and_unknown_in_older_folders(genie: Genie, tmp_path: Path) -> None:
     saved_with(genie, tmp_path, lambda config: config.pop("action_meanings"))
     assert Genie.from_pretrained(tmp_path).action_meanings == ("latent 0", "latent 1", "latent 2", "latent 3")

@@ -96,6 +96,7 @@ def test_features_are_what_the_codes_are_made_from_however_a_video_is_cut(labell
     with VideoFile(video_path) as video:
         labels, features = labeller.describe(video)
         np.testing.assert_array_equal(labels, labeller.label(video))
+        np.testing.assert_array_equal(labeller.describe(video_path).features, features)
         assert features.shape == (sum(LENGTHS), CONFIG.d_model) and features.dtype == np.float32
         for index, (start, stop) in enumerate(zip(video.episode_starts[:-1], video.episode_starts[1:], strict=True)):
             np.testing.assert_allclose(labeller.describe(video.episode(index)).features, features[start:stop], atol=0.02)  # bfloat16

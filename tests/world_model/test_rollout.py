@@ -309,6 +309,20 @@ def test_worlds_begun_at_different_times_are_anchored_each_in_its_own(genie: Gen
         assert torch.equal(rollout.tokens[1], alone.tokens[0])
 
 
+@torch.no_grad()
+def test_a_long_prompt_fills_all_of_the_window_but_the_frame_to_come(genie: Genie) -> None:
+    """By the book; were the window filled, the past would begin anew and the actions that led to its first frame be forgotten."""
+    rollout, prompts, action = Rollout(genie, 2, sampling=replace(GREEDY, anchor_frames=2)), videos(2, WINDOW + 2), torch.tensor([0, 1])
+    rollout.reset(prompts)
+    rollout.step(action)
+    clip = genie.tokenizer.encode(prompts).indices[:, 1 - WINDOW :]
+    led = genie.latent_action_model.encode(prompts).vectors[:, 1 - WINDOW :]
+    masked = torch.cat([clip, torch.full((2, 1, 16), genie.config.dynamics.mask_token)], dim=1)
+    led = torch.cat([led, genie.latent_action_model.quantizer.lookup(action)[:, None]], dim=1)
+    logits = genie.dynamics(masked, led, previous_tokens(masked, genie.config.dynamics.mask_token))[:, -1]
+    assert torch.equal(rollout.tokens, logits.argmax(dim=-1))
+
+
 def test_anchoring_with_a_whole_window_is_refused(genie: Genie) -> None:
     with pytest.raises(ValueError, match="asks for fewer"):
         Rollout(genie, 1, sampling=replace(GREEDY, anchor_frames=WINDOW))

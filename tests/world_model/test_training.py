@@ -302,6 +302,7 @@ def test_the_papers_settings_have_the_papers_rates() -> None:
     ("setting", "message"),
     [
         ({"steps": 0}, "at least 1 step"),
+        ({"learning_rate": 0.0, "min_learning_rate": 0.0}, "learning_rate is 0.0"),
         ({"min_learning_rate": 1.0}, "min_learning_rate"),
         ({"schedule": "linear"}, "choose 'cosine' or 'wsd'"),
         ({"warmup_steps": -1}, "warmup_steps"),

@@ -116,6 +116,8 @@ def test_worlds_begin_from_one_prompt_or_each_from_its_own(genie, tmp_path):
             assert_same_frames([frame[world] for frame in frames], single)
     with pytest.raises(ValueError, match="2 prompts for 3 worlds"):
         envs.reset(options={"prompt": different[:2]})
+    with pytest.raises(ValueError, match="a clip for all or a picture for each"):
+        envs.reset(options={"prompt": np.stack([picture(16, 16)] * 3)})
 
 
 def test_a_batch_returns_to_its_saved_state_and_resets_alike_afterwards(genie):

@@ -242,6 +242,17 @@ def test_latent_actions_are_added_and_replaced(video_path: Path) -> None:
     assert list(video_path.parent.iterdir()) == [video_path]
 
 
+def test_a_link_stays_a_link_and_permissions_stay(video_path: Path, tmp_path: Path) -> None:
+    video_path.chmod(0o640)
+    (tmp_path / "links").mkdir()
+    link = tmp_path / "links" / "link.h5"
+    link.symlink_to(video_path)
+    write_latent_actions(link, end_markers([5, 2, 21], 3), labeller="small-1234")
+    assert link.is_symlink() and video_path.stat().st_mode & 0o777 == 0o640
+    with VideoFile(video_path) as video:
+        assert video.latent_actions()[1] == "small-1234"
+
+
 def test_bad_latent_actions_change_nothing(video_path: Path) -> None:
     good, before = end_markers([5, 2, 21]), video_path.read_bytes()
     for bad in (np.zeros(28, int), np.where(good == 0, -1, good), np.where(good == 0, -2, good), good[:-1]):

@@ -1,6 +1,15 @@
 """Videos on disk and random clips from them."""
 
-from world_model.data.clips import ClipBatch, ClipSampler
+from world_model.data.clips import ClipBatch, ClipSampler, check_same_source
 from world_model.data.video_file import FORMAT_VERSION, VideoFile, VideoFileError, VideoWriter, write_latent_actions
 
-__all__ = ["FORMAT_VERSION", "ClipBatch", "ClipSampler", "VideoFile", "VideoFileError", "VideoWriter", "write_latent_actions"]
+__all__ = [
+    "FORMAT_VERSION",
+    "ClipBatch",
+    "ClipSampler",
+    "VideoFile",
+    "VideoFileError",
+    "VideoWriter",
+    "check_same_source",
+    "write_latent_actions",
+]

@@ -96,12 +96,7 @@ class ClipSampler:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state` was taken. Raises ValueError where it is from a sampler of other videos or settings."""
-        for name, value in self._identity().items():
-            if state.get(name) != value:
-                raise ValueError(
-                    f"the state is from a sampler with {name} {state.get(name)} and this one has {value}: "
-                    "resume with the same videos and settings"
-                )
+        check_same_source(state, self._identity())
         self._generator.bit_generator.state = state["generator"]
 
     def _identity(self) -> dict[str, int]:
@@ -112,3 +107,12 @@ class ClipSampler:
             "num_clip_starts": int(self._last_start[-1]),
             "draws_per_clip": 2,  # earlier samplers drew no seeds
         }
+
+
+def check_same_source(state: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
+    """Raises ValueError where a saved position in the data is from other data or settings than those that `identity` names."""
+    for name, value in identity.items():
+        if state.get(name) != value:
+            raise ValueError(
+                f"the state is from a run with {name} {state.get(name)} and this one has {value}: resume with the same data and settings"
+            )

@@ -315,6 +315,7 @@ def _write_error(path: Path, error: OSError) -> OSError:
 @contextmanager
 def _replace_when_complete(path: Path, *, keep_contents: bool = False) -> Iterator[tuple[h5py.File, _OutputFile]]:
     """An HDF5 file that takes the place of `path` when the block ends well; otherwise it vanishes and `path` stays as it is."""
+    path = path.resolve()  # a link stays one, and what it points to is written
     if not path.parent.is_dir():
         raise FileNotFoundError(f"the folder {path.parent} does not exist: create it before writing {path.name}")
     if path.is_dir():
@@ -323,7 +324,7 @@ def _replace_when_complete(path: Path, *, keep_contents: bool = False) -> Iterat
     try:
         if keep_contents:
             try:
-                shutil.copyfile(path, temporary)
+                shutil.copy(path, temporary)  # with its permissions
             except OSError as error:
                 raise _write_error(path, error) from error
         with _OutputFile(temporary, "r+" if keep_contents else "x+") as output:

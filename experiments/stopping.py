@@ -1,0 +1,26 @@
+"""How long work is stopped: by Ctrl-C, or once its minutes are over."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def stoppable(runs: Path, minutes: float | None = None) -> Iterator[None]:
+    """Let Ctrl-C, or the end of `minutes`, end the program with a sentence that says where the same command goes on."""
+    timer = threading.Timer(60 * (minutes or 0), os.kill, (os.getpid(), signal.SIGINT))
+    timer.daemon = True
+    try:
+        if minutes is not None:
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started to ignore it
+            timer.start()
+        yield
+    except KeyboardInterrupt:
+        raise SystemExit(f"stopped; what is done is kept in {runs}, and the same command goes on from there") from None
+    finally:
+        timer.cancel()
