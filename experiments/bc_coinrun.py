@@ -28,7 +28,6 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
-import os
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +49,7 @@ from genie_agents.demonstrations import RecordingConfig, open_videos
 from genie_agents.evaluation import Agent, evaluate
 from genie_agents.policy import Policy
 from world_model import LatentActionLabeller
+from world_model.files import replace_when_written
 from world_model.training import keep_freed_memory
 
 
@@ -180,9 +180,8 @@ class Study:
         finetuned = {(start, d): self.finetuned(start, d) for start in starts for d in settings.difficulties}
         rows = [row for folder in [*folders, *finetuned.values()] for row in csv.reader((folder / "rows.csv").open())]
         results = settings.output / "results.csv"
-        with (temporary := results.with_suffix(".tmp")).open("w", newline="") as file:
+        with replace_when_written(results) as temporary, temporary.open("w", newline="") as file:
             csv.writer(file).writerows([COLUMNS, *rows])
-        os.replace(temporary, results)
         plot(read_results([results]), settings.output / "level_solve.png")
         if finetuned:
             plot_finetuning({key: folder / "returns.csv" for key, folder in finetuned.items()}, settings.output / "finetuning.png")

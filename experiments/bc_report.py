@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from bc_settings import Settings
+from pictures import save
 from PIL import Image
 from plot_level_solve import Percents
 from tqdm import tqdm
@@ -23,6 +24,7 @@ from genie_agents.coinrun import ACTION_NAMES, AIRBORNE_ALIASES, ALIASES, GROUND
 from genie_agents.demonstrations import find_ground_frames
 from genie_agents.evaluation import Agent, confidence_interval, evaluate
 from world_model.data import VideoFile
+from world_model.files import replace_when_written
 from world_model.metrics import code_use, majority_agreement, mutual_information, precision_and_recall
 
 
@@ -88,9 +90,7 @@ def film(agent: Agent, level_seeds: Sequence[int], difficulty: str, output: Path
         pictures.append(Image.fromarray(row).quantize(32))
 
     evaluate(agent, level_seeds, difficulty=difficulty, seed=0, max_steps=max_steps, on_step=on_step)
-    temporary = output.with_suffix(".tmp")
-    pictures[0].save(temporary, format="GIF", save_all=True, append_images=pictures[1:], duration=133, loop=0)
-    os.replace(temporary, output)
+    save(pictures[0], output, save_all=True, append_images=pictures[1:], duration=133, loop=0)
 
 
 def machine() -> dict[str, Any]:
@@ -143,6 +143,5 @@ def write_summary(
         "machine": machine(),
         "settings": dataclasses.asdict(settings),
     }
-    temporary = output / "summary.json.tmp"
-    temporary.write_text(json.dumps(summary, indent=1, default=str) + "\n")
-    os.replace(temporary, output / "summary.json")
+    with replace_when_written(output / "summary.json") as temporary:
+        temporary.write_text(json.dumps(summary, indent=1, default=str) + "\n")

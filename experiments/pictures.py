@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 from torch import Tensor
+
+from world_model.files import replace_when_written
 
 
 def film_strips(rows: Sequence[tuple[str, Tensor]]) -> Image.Image:
@@ -35,6 +36,5 @@ def save_clips(path: Path, rows: Mapping[str, Tensor]) -> None:
 
 def save(picture: Image.Image, path: Path, **options: object) -> None:
     """Write a picture in the format of its suffix, complete or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    picture.save(temporary, format=path.suffix[1:].upper(), **options)
-    os.replace(temporary, path)
+    with replace_when_written(path) as temporary:
+        picture.save(temporary, format=path.suffix[1:].upper(), **options)

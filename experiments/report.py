@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
@@ -13,15 +12,16 @@ from typing import Any
 
 from bc_report import machine
 
+from world_model.files import replace_when_written
+
 
 def write_results(folder: Path, settings: Any, results: dict[str, Any]) -> None:
     """results.json in `folder`: the results, with the command, the settings (a dataclass) and the machine that made them."""
     command = shlex.join(["python", f"experiments/{Path(sys.argv[0]).name}", *sys.argv[1:]])
     everything = {"command": command, "machine": machine(), "settings": dataclasses.asdict(settings), **results}
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / ".results.json.tmp"
-    temporary.write_text(json.dumps(everything, indent=1, default=str) + "\n")
-    os.replace(temporary, folder / "results.json")
+    with replace_when_written(folder / "results.json") as temporary:
+        temporary.write_text(json.dumps(everything, indent=1, default=str) + "\n")
 
 
 def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

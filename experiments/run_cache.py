@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from world_model.files import replace_when_written
 
 
 class RunCache:
@@ -34,8 +35,7 @@ class RunCache:
                 record["done"] = True
             finally:  # an interrupted build's time counts too
                 record |= {"seconds": record["seconds"] + time.monotonic() - start, "settings": json.loads(key)}
-                temporary = record_path.with_suffix(f".{os.getpid()}.tmp")  # several processes may train together
-                temporary.write_text(json.dumps(record, indent=1))
-                os.replace(temporary, record_path)
+                with replace_when_written(record_path) as temporary:
+                    temporary.write_text(json.dumps(record, indent=1))
         self.seconds[name] = round(record["seconds"], 1)
         return folder

@@ -10,7 +10,6 @@ Shapes: N samples, F features, K latent actions, A real actions, T frames, H, W,
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from torch import nn
 
 from genie_agents.coinrun import NUM_ACTIONS
 from world_model import LatentActionModel
+from world_model.files import replace_when_written
 from world_model.precision import bf16_autocast
 
 FORMAT = "genie-agents latent-to-real mapping, version 1"
@@ -85,10 +85,8 @@ class LatentToRealMapping:
         return self.chances().argmax(-1)[latent_actions]
 
     def save(self, path: str | Path) -> None:
-        path = Path(path)
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text(json.dumps({"format": FORMAT, "real_actions": [choices.tolist() for choices in self.real_actions]}))
-        os.replace(temporary, path)
+        with replace_when_written(Path(path)) as temporary:
+            temporary.write_text(json.dumps({"format": FORMAT, "real_actions": [choices.tolist() for choices in self.real_actions]}))
 
     @classmethod
     def load(cls, path: str | Path) -> LatentToRealMapping:

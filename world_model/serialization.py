@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import secrets
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
@@ -13,6 +11,8 @@ from typing import Any, TypeVar, get_type_hints
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
+
+from world_model.files import replace_when_written
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 SHIPPED = Path(__file__).parent / "pretrained"
@@ -31,7 +31,8 @@ def save_model(folder: str | Path, model: Any, *, half: bool = False, weights: d
     tensors = {name: tensor.contiguous() for name, tensor in (weights or model.state_dict()).items()}
     if half:
         tensors = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
-    _write_bytes(folder / WEIGHTS_FILE, save(tensors))
+    with replace_when_written(folder / WEIGHTS_FILE) as temporary:
+        temporary.write_bytes(save(tensors))
     _write_config(folder, type(model).__name__, model.config)
 
 
@@ -113,7 +114,8 @@ def _check_config(name: str, values: dict[str, Any], model_class: type[nn.Module
 
 def _write_config(folder: Path, name: str, config: Any) -> None:
     description = {"model": name, "config": dataclasses.asdict(config)}
-    _write_bytes(folder / CONFIG_FILE, (json.dumps(description, indent=2) + "\n").encode())
+    with replace_when_written(folder / CONFIG_FILE) as temporary:
+        temporary.write_text(json.dumps(description, indent=2) + "\n")
 
 
 def _build_config(config_class: type[Any], values: Any, path: Path) -> Any:
@@ -133,12 +135,3 @@ def _build_config(config_class: type[Any], values: Any, path: Path) -> Any:
         return config_class(**values)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path} does not describe a {config_class.__name__}: {error}") from error
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

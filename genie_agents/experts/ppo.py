@@ -18,6 +18,7 @@ from torch import Tensor
 from genie_agents.coinrun import DEMONSTRATION_LEVELS, ProcgenEnv, make_sb3_vec_env
 from genie_agents.experts.players import PPO_CHECKPOINT
 from genie_agents.policy import ImpalaEncoder
+from world_model.files import replace_when_written
 
 
 class ImpalaExtractor(BaseFeaturesExtractor):
@@ -52,9 +53,8 @@ class TimeLimit(BaseCallback):
 
 
 def save(model: BaseAlgorithm, folder: Path) -> None:
-    temporary = folder / f"{PPO_CHECKPOINT}.tmp.zip"
-    model.save(temporary)
-    temporary.replace(folder / PPO_CHECKPOINT)
+    with replace_when_written(folder / PPO_CHECKPOINT) as temporary, temporary.open("wb") as file:  # a name would get another suffix
+        model.save(file)
 
 
 def train_ppo(
@@ -71,7 +71,8 @@ def train_ppo(
     device: str = "auto",
     on_rollout: Callable[[int, float], None] | None = None,
 ) -> PPO:
-    """Train for `minutes`, or until `total_steps` in all; called again with the same folder, it goes on where it stopped.
+    """Train for `minutes`, or until `total_steps` in all; called again with the same folder, it goes on where it
+    stopped, with the settings saved there (remove it to start anew).
 
     Hyper-parameters are those of the Procgen paper (Cobbe et al. 2020, appendix D). The model is saved after every rollout.
     """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from world_model.files import replace_when_written
 from world_model.training.config import TrainingConfig
 
 
@@ -45,9 +45,8 @@ class MetricsLog:
     def _resume(self, step: int) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         kept = [entry for entry in read_log(self.path) if entry["step"] < step] if self.path.exists() else []
-        temporary = self.path.with_name(self.path.name + ".tmp")
-        temporary.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
-        os.replace(temporary, self.path)
+        with replace_when_written(self.path) as temporary:
+            temporary.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
         self._opened -= kept[-1]["seconds"] if kept else 0.0
         self._resumed = True
 
