@@ -51,23 +51,27 @@ class Settings:
     clips: int = 32
     """clips of each source (a player on a difficulty), drawn at random from its videos"""
     frames: int = 10
-    """frames predicted from one"""
+    """frames predicted"""
+    prompt_frames: int = 1
+    """frames shown before them; one does not tell how fast the player is"""
     seed: int = 0
     """seed of recording, of the choice of clips and of sampling"""
 
     def __post_init__(self) -> None:
         if self.frames < 4:
             raise ValueError(f"frames is {self.frames}; predict at least 4, as the control that actions have is measured at the fourth")
+        if self.prompt_frames < 1:
+            raise ValueError(f"prompt_frames is {self.prompt_frames}; show at least 1")
 
 
 @torch.no_grad()
-def redraw_and_imagine(genie: Genie, frames: Tensor, *, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+def redraw_and_imagine(genie: Genie, frames: Tensor, *, prompt_frames: int = 1, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     """For clips (B, T, H, W, C) uint8: the clips as the tokenizer draws them, their latent actions (B, T-1), and the clips
-    imagined from the real first frames, which they begin with, by those actions.
+    imagined from their first `prompt_frames` frames, which they begin with, by those actions.
     """
     drawn = to_uint8(genie.tokenizer(frames).reconstruction)
-    actions = genie.latent_action_model.encode(frames).indices
-    return drawn, actions, torch.cat([frames[:, :1], genie.imagine(frames[:, :1], actions, seed=seed)], dim=1)
+    actions, prompts = genie.latent_action_model.encode(frames).indices, frames[:, :prompt_frames]
+    return drawn, actions, torch.cat([prompts, genie.imagine(prompts, actions[:, prompt_frames - 1 :], seed=seed)], dim=1)
 
 
 def shown_at_first(places: Tensor, *, height: int, width: int) -> Tensor:
@@ -80,12 +84,12 @@ def shown_at_first(places: Tensor, *, height: int, width: int) -> Tensor:
     return inside_rows[..., :, None] & inside_columns[..., None, :]
 
 
-def measure(genie: Genie, frames: Tensor, places: Tensor, *, seed: int) -> dict[str, np.ndarray]:
+def measure(genie: Genie, frames: Tensor, places: Tensor, *, prompt_frames: int, seed: int) -> dict[str, np.ndarray]:
     """The figures of clips (B, T, H, W, C) in which the player is at `places` (B, T, 2); the first axis is the clips'. delta_psnr's, means
-    over the clips, are given to each."""
-    drawn, actions, imagined = redraw_and_imagine(genie, frames, seed=seed)
-    imagined, real = imagined[:, 1:], frames[:, 1:]
-    shown = shown_at_first(places, height=frames.shape[2], width=frames.shape[3]).to(frames.device)[..., None]
+    over the clips, are given to each. What is said of the first frame is said of the last one of the prompt."""
+    drawn, actions, imagined = redraw_and_imagine(genie, frames, prompt_frames=prompt_frames, seed=seed)
+    drawn_after, imagined, real, last = drawn[:, prompt_frames:], imagined[:, prompt_frames:], frames[:, prompt_frames:], prompt_frames - 1
+    shown = shown_at_first(places[:, last:], height=frames.shape[2], width=frames.shape[3]).to(frames.device)[..., None]
     found = {
         "tokenizer_psnr": psnr(drawn, frames),
         "tokenizer_ssim": ssim(drawn, frames),
@@ -94,11 +98,11 @@ def measure(genie: Genie, frames: Tensor, places: Tensor, *, seed: int) -> dict[
         "unseen_share": 1 - shown.float().mean(dim=(2, 3, 4)),
         # What it would reach if all that comes into sight were guessed right; if all that was in sight were drawn as the tokenizer can.
         "rollout_psnr_unseen_right": psnr(torch.where(shown, imagined, real), real),
-        "rollout_psnr_shown_as_drawn": psnr(torch.where(shown, drawn[:, 1:], imagined), real),
-        "standing_still_psnr": psnr(frames[:, :1].expand_as(real), real),  # what a world that never moves would reach
-        "latent_actions": actions,
+        "rollout_psnr_shown_as_drawn": psnr(torch.where(shown, drawn_after, imagined), real),
+        "standing_still_psnr": psnr(frames[:, last : last + 1].expand_as(real), real),  # what a world that never moves would reach
+        "latent_actions": actions[:, last:],
     }
-    control = delta_psnr(genie, frames, time=4, seed=seed)
+    control = delta_psnr(genie, frames[:, last:], time=4, seed=seed)
     return {name: value.cpu().numpy() for name, value in found.items()} | {
         name: np.full(len(frames), value) for name, value in control.items()
     }
@@ -122,12 +126,14 @@ def measure_sources(genie: Genie, folders: dict[Source, Path], settings: Setting
     with tqdm(total=len(folders) * settings.clips, desc="clips", unit="clip", dynamic_ncols=True) as bar:
         for source, folder in folders.items():
             files = open_videos(folder)
-            drawn = next(ClipSampler(files, clip_length=settings.frames + 1, batch_size=settings.clips, seed=settings.seed))
+            clip_length = settings.prompt_frames + settings.frames
+            drawn = next(ClipSampler(files, clip_length=clip_length, batch_size=settings.clips, seed=settings.seed))
             clips, player = torch.from_numpy(drawn.frames), torch.from_numpy(np.concatenate([find_player(file) for file in files]))
-            places = player[torch.from_numpy(drawn.positions)[:, None] + torch.arange(settings.frames + 1)]
+            places = player[torch.from_numpy(drawn.positions)[:, None] + torch.arange(clip_length)]
             for start in range(0, len(clips), BATCH_CLIPS):
                 part = slice(start, start + BATCH_CLIPS)
-                figures[source].append(measure(genie, clips[part].to(genie.prompts.device), places[part], seed=settings.seed + start))
+                shown, seed = clips[part].to(genie.prompts.device), settings.seed + start
+                figures[source].append(measure(genie, shown, places[part], prompt_frames=settings.prompt_frames, seed=seed))
                 bar.update(len(clips[part]))
     difficulties, players = (list(dict.fromkeys(names)) for names in zip(*folders, strict=True))
     rows = {"all": list(folders)} | {name: [source for source in folders if name in source] for name in difficulties + players}

@@ -14,7 +14,7 @@ from PIL import Image
 from genie_agents.coinrun import RIGHT, RIGHT_UP, ProcgenEnv
 from genie_agents.experts.game_state import read_state
 from world_model import Genie
-from world_model.metrics import total_variation_distance
+from world_model.metrics import psnr, total_variation_distance
 from world_model.presets import coinrun_small
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
@@ -135,9 +135,22 @@ def test_a_perfect_rollout_reaches_what_the_redrawn_frames_reach():
     assert figures(frozen, real, [0, 1], 20, genie)["movement"] == 0
 
 
+def test_rollouts_may_begin_with_several_frames(world):
+    genie = Genie.from_pretrained(world)
+    frames = torch.randint(256, (2, 7, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    _, actions, imagined = evaluate_world_model.redraw_and_imagine(genie, frames, prompt_frames=3, seed=0)
+    assert torch.equal(imagined[:, :3], frames[:, :3])
+    assert torch.equal(imagined[:, 3:], genie.imagine(frames[:, :3], actions[:, 2:], seed=0))
+    found = evaluate_world_model.measure(genie, frames, torch.zeros(2, 7, 2), prompt_frames=3, seed=0)
+    assert found["rollout_psnr"].shape == found["latent_actions"].shape == (2, 4) and not found["unseen_share"].any()
+    np.testing.assert_allclose(found["standing_still_psnr"], psnr(frames[:, 2:3].expand(-1, 4, -1, -1, -1), frames[:, 3:]).numpy())
+
+
 def test_what_cannot_be_measured_is_said_in_a_sentence():
     with pytest.raises(ValueError, match="predict at least 4"):
         evaluate_world_model.Settings(frames=3)
+    with pytest.raises(ValueError, match="show at least 1"):
+        evaluate_world_model.Settings(prompt_frames=0)
     with pytest.raises(ValueError, match="give some of 9 to 1000"):
         evaluate_drift.Settings(lengths=(1001,))
     with pytest.raises(ValueError, match="give at least 1"):
