@@ -82,7 +82,7 @@ class Agents:
         videos = self.videos
         usable = np.random.default_rng(self.settings.seed).permutation(videos.usable(difficulty))
         learned = usable[:FORETELLING_SAMPLES]
-        features, num_labels = videos.past_features(difficulty, learned), int(labels.max()) + 1
+        features, num_labels = videos.past_features(difficulty, learned), max(NUM_ACTIONS, int(labels.max()) + 1)  # keys, or codes
         classifier = FeatureClassifier.fit(features, labels[learned], num_actions=num_labels, hidden=HIDDEN["network"])
         entropies = np.zeros(len(labels))
         for part in np.array_split(usable, len(usable) // 10_000 + 1):
