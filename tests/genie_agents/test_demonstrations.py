@@ -112,7 +112,7 @@ def test_uncut_noise_is_recorded_with_the_keys_really_pressed():
 def test_unsolved_levels_are_dropped_unless_asked_for(tmp_path):
     levels = range(900_000, 900_006)
     config = RecordingConfig(max_steps=5)
-    with pytest.raises(ValueError, match="no episode"):
+    with pytest.raises(ValueError, match="planner solved none of 6 levels"):
         list(record_videos(tmp_path / "dropped", levels, config, num_workers=1))
     assert list((tmp_path / "dropped").glob("*.h5")) == []
     kept = RecordingConfig(max_steps=5, keep_unsolved=True, cut_noise=False)
@@ -193,9 +193,6 @@ def test_bad_requests_are_refused(tmp_path):
         RecordingConfig(noise=1.5)
 
 
-def test_levels_that_nobody_solves_leave_no_video_and_none_at_all_is_an_error(tmp_path):
-    config = RecordingConfig(noise=0, delay=0, max_steps=3)
-    record_shard(tmp_path / "none.h5", PlannerExpert(), range(900_000, 900_002), config, seed=0)
+def test_a_shard_of_levels_that_nobody_solves_leaves_no_video(tmp_path):
+    record_shard(tmp_path / "none.h5", PlannerExpert(), range(900_000, 900_002), RecordingConfig(noise=0, delay=0, max_steps=3), seed=0)
     assert not list(tmp_path.iterdir())
-    with pytest.raises(ValueError, match="planner solved none of 2 levels"):
-        list(record_videos(tmp_path, range(900_000, 900_002), config, num_workers=1))
