@@ -161,9 +161,8 @@ class Agents:
 
     def n_label_policy(self, difficulty: str, seed: int, count: int) -> Policy:
         """The same network cloned on the labelled samples alone; no other true action is seen, not even as a previous one."""
-        samples, known = self.videos.labelled_samples(difficulty, seed, count), {}
-        for d, actions in self.videos.true_actions.items():
-            known[d] = np.full_like(actions, -1)
+        samples = self.videos.labelled_samples(difficulty, seed, count)
+        known = {d: np.full_like(actions, -1) for d, actions in self.videos.true_actions.items()}
         known[difficulty][samples] = self.videos.true_actions[difficulty][samples]
         return self.clone(
             known,

@@ -132,9 +132,9 @@ def measure_sources(genie: Genie, folders: dict[Source, Path], settings: Setting
             places = player[torch.from_numpy(drawn.positions)[:, None] + torch.arange(clip_length)]
             for start in range(0, len(clips), BATCH_CLIPS):
                 part = slice(start, start + BATCH_CLIPS)
-                shown, seed = clips[part].to(genie.prompts.device), settings.seed + start
-                figures[source].append(measure(genie, shown, places[part], prompt_frames=settings.prompt_frames, seed=seed))
-                bar.update(len(clips[part]))
+                batch, seed = clips[part].to(genie.prompts.device), settings.seed + start
+                figures[source].append(measure(genie, batch, places[part], prompt_frames=settings.prompt_frames, seed=seed))
+                bar.update(len(batch))
     difficulties, players = (list(dict.fromkeys(names)) for names in zip(*folders, strict=True))
     rows = {"all": list(folders)} | {name: [source for source in folders if name in source] for name in difficulties + players}
     rows |= {", ".join(source): [source] for source in folders}

@@ -280,6 +280,20 @@ def test_only_what_the_past_does_not_foretell_is_uncertain(monkeypatch):
     assert uncertainty[usable & certain].mean() < 0.1
     assert uncertainty[usable & ~certain].mean() > 0.9 * np.log(2)
     assert (uncertainty[~usable] == 0).all()
+    codes = np.where(ends[:-1], -1, keys + 30)  # a latent action model may have more codes than the game has keys
+    assert study.agents.uncertainty(codes, "easy")[usable & certain].mean() < 0.1
+
+
+def test_n_labels_are_n_labels(monkeypatch):
+    """All that cloning is given of the true actions are those of the labelled samples, of one difficulty."""
+    study, rng, given = Study(PRESETS["smoke"]), np.random.default_rng(0), {}
+    keys = {d: rng.integers(1, 9, size=100) for d in ("easy", "hard")}
+    monkeypatch.setattr(study.videos, "true_actions", keys)
+    monkeypatch.setattr(study.videos, "labelled_samples", lambda *_: np.array([3, 50]))
+    monkeypatch.setattr(study.agents, "clone", lambda labels, *_, samples, **__: given.update(labels, samples=samples))
+    study.agents.n_label_policy("hard", seed=0, count=2)
+    assert (given["easy"] == -1).all() and np.flatnonzero(given["hard"] >= 0).tolist() == [3, 50]
+    assert (given["hard"][[3, 50]] == keys["hard"][[3, 50]]).all() and given["samples"].tolist() == [103, 150]
 
 
 def test_results_are_read_and_pooled(tmp_path):

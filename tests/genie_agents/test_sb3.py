@@ -3,16 +3,15 @@
 import gymnasium
 import numpy as np
 import pytest
-import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import TimeLimit
+from random_world import random_genie
 from stable_baselines3 import PPO
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
 from genie_agents.sb3 import GymnasiumVecEnv
-from world_model import DynamicsConfig, Genie, GenieConfig, LatentActionConfig, SamplingConfig, VideoTokenizerConfig
-from world_model.layers.st_transformer import TransformerConfig
+from world_model import SamplingConfig
 
 
 class Counter(gymnasium.Env):
@@ -98,21 +97,11 @@ def test_other_autoreset_modes_are_refused(autoreset_mode):
 
 
 def test_ppo_learns_in_a_learned_world():
-    size, layers = {"image_height": 16, "image_width": 16}, TransformerConfig(num_layers=1, d_model=16, num_heads=2, temporal_window=4)
-    genie = Genie(
-        GenieConfig(
-            tokenizer=VideoTokenizerConfig(patch_size=4, encoder=layers, decoder=layers, num_codes=32, code_dim=8, **size),
-            latent_actions=LatentActionConfig(patch_size=8, d_model=16, num_layers=1, num_heads=2, num_codes=4, code_dim=8, **size),
-            dynamics=DynamicsConfig(num_tokens=16, num_codes=32, action_dim=8, transformer=layers),
-            sampling=SamplingConfig(steps=1),
-            num_prompts=5,
-        )
-    )
-    genie.prompts.copy_(torch.randint(256, genie.prompts.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0)))
     envs = gymnasium.make_vec(
         "world_model:Genie-v0",
         num_envs=8,
-        model=genie,
+        model=random_genie(),
+        sampling=SamplingConfig(steps=1),
         autoreset_mode=AutoresetMode.SAME_STEP,
         max_episode_steps=10,
         reward_fn=lambda before, actions, frames: (actions == 2).astype(float),
