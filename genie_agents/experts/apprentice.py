@@ -123,7 +123,7 @@ def label(planner: Planner, game: RunAndJump) -> np.ndarray | None:
     Against a wall running costs as much as losing: the planner could wait there and jump when it knows that it is safe, but the
     apprentice would wait for ever, as the picture stays the same.
     """
-    costs = planner.costs(game.env.get_state().simulator, MOVES[: game.num_moves])
+    costs = planner.costs(game.simulator_state, MOVES[: game.num_moves])
     if game.is_blocked:
         costs[RUN] = np.inf
     if np.isinf(costs).all():

@@ -70,10 +70,11 @@ class RunAndJump(gymnasium.Wrapper[np.ndarray, np.int64, np.ndarray, np.int64]):
     """One step is one of the first `num_moves` moves, and the game goes on until it is over and the agent stands again.
 
     Observations (VIEW_SIZE,) float32: what the camera shows, see `view.look`; after the end the last one. Who slides off an edge while
-    braking falls with RIGHT held.
+    braking falls with RIGHT held. `simulator_state` is the state that the last observation shows.
     """
 
     env: ProcgenEnv
+    simulator_state: bytes
 
     def __init__(self, env: ProcgenEnv, *, num_moves: int = len(MOVES)) -> None:
         if env.game != "coinrun":
@@ -101,7 +102,8 @@ class RunAndJump(gymnasium.Wrapper[np.ndarray, np.int64, np.ndarray, np.int64]):
                 return self._look(), reward, terminated, truncated, info
 
     def _look(self) -> np.ndarray:
-        self._view = look(read_state(self.env.get_state().simulator))
+        self.simulator_state = self.env.get_state().simulator
+        self._view = look(read_state(self.simulator_state))
         return self._view
 
     @property
