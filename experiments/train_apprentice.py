@@ -28,8 +28,8 @@ class Settings:
     """end this call after so much time; the same command goes on"""
     network: ApprenticeConfig = ApprenticeConfig()
     """2 moves are run and jump, more brake before they jump"""
-    training: TrainingConfig = TrainingConfig(steps=2_800, learning_rate=1e-3)
-    num_envs: int = 64
+    training: TrainingConfig = TrainingConfig(steps=5_500, learning_rate=1e-3)
+    num_envs: int = 128
     """decisions played, and labelled by the planner, in a step"""
     batch_size: int = 512
     """decisions learned from in a step"""

@@ -205,7 +205,7 @@ def test_an_apprentice_learns_what_its_teacher_answers_and_goes_on(tmp_path):
     """On four levels it soon expects which key loses; afterwards its folder is an expert's."""
     levels = range(30_000, 30_004)
     config = TrainingConfig(steps=300, learning_rate=3e-3, warmup_steps=10)
-    options = {"level_seeds": levels, "num_envs": 8, "batch_size": 64, "memory_size": 5_000}
+    options = {"level_seeds": levels, "num_envs": 8, "batch_size": 64, "memory_size": 5_000, "exploration": 0.1}
     losses = []
 
     def on_step(step, metrics):
