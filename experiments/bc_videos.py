@@ -143,11 +143,12 @@ class LabelledVideos:
         return sum(len(self.true_actions[d]) for d in before)
 
     def usable(self, difficulty: str) -> np.ndarray:
-        """The frames (indices within a difficulty) to learn from: all but those too near an episode's start to be labelled in context.
+        """The frames (indices within a difficulty) to learn from: all but those too near an episode's start to be labelled in context,
+        and those by which a cut video leads to where the expert takes over.
 
-        Where a video goes on after a cut, in mid-jump, the labeller cannot know that the agent was rising already, and sees a take-off.
+        Of a jump that began before the first frame, the labeller cannot know that the agent was rising already, and sees a take-off.
         """
-        context = self.labeller.model.config.context_frames - 2
+        context = max(self.labeller.model.config.context_frames - 2, RecordingConfig.lead_in)
         labels = self.latent_actions[difficulty]
         starts = np.flatnonzero(np.append(-1, labels[:-1]) == -1)
         early = (starts[:, None] + np.arange(context)).ravel()

@@ -36,8 +36,10 @@ class RecordingConfig:
     other games) that 1 to `max_noise_steps` steps of one random action take over, mostly a jump at the wrong moment, and `delay` the
     chance per take-off that it is put off by 1 or 2 steps; then the expert recovers, often by steering in the air. A latent
     action names what is seen, so a disturbed transition would be labelled with the disturbance. By default noise is therefore off
-    camera (`cut_noise`): the video is cut, goes on as a new episode where the expert has the controls again, and a disturbance that
-    loses the level is taken back. Uncut noise, labelled with the keys really pressed, serves the training of latent action models.
+    camera (`cut_noise`): the video is cut and goes on as a new episode, and a disturbance that loses the level is taken back. The new
+    episode begins `lead_in` frames before the expert has the controls again: a latent action model labels nothing before it has
+    seen so many, and what the expert does first, put right what the disturbance did, is what is to be learned. The actions of these
+    frames are the ones really played. Uncut noise, labelled with the keys really pressed, serves the training of latent action models.
     Levels that are not solved are dropped, unless `keep_unsolved`.
     """
 
@@ -47,6 +49,7 @@ class RecordingConfig:
     max_noise_steps: int = 2
     delay: float = 0.2
     cut_noise: bool = True
+    lead_in: int = 2
     keep_unsolved: bool = False
     max_steps: int = 500
 
@@ -56,6 +59,8 @@ class RecordingConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; give a chance from 0 to below 1")
         if self.max_noise_steps < 1:
             raise ValueError(f"max_noise_steps is {self.max_noise_steps}; a burst lasts at least 1 step")
+        if self.lead_in < 0:
+            raise ValueError(f"lead_in is {self.lead_in}; give 0 for none, or more frames")
 
     def draw_noise(self, expert_action: int, generator: np.random.Generator) -> list[int]:
         """The actions that disturb the expert now; mostly none."""
@@ -82,23 +87,31 @@ def play_level(
     expert.begin(env)
     frames: list[np.ndarray] = [obs]
     actions: list[int] = []
+    lead_in = 0  # of these actions, at the beginning, were not the expert's
     segments: list[Segment] = []
 
     def end_segment() -> None:
-        if actions:
+        if len(actions) > lead_in:
             segments.append(Segment(np.stack(frames), np.array(actions, dtype=np.int64)))
 
     while env.elapsed_steps < config.max_steps:
         planned = expert.act(obs)
         if planned is None:
             break
-        noise = config.draw_noise(planned, generator) if may_disturb(env) else []
+        noise = config.draw_noise(planned, generator)
+        if noise and not may_disturb(env):
+            noise = []
         if noise and config.cut_noise:
-            end_segment()
-            obs, lost = disturb(env, expert, noise)
+            seen, lost = disturb(env, expert, noise)
             if lost:  # by the expert's own doing, before the noise
+                end_segment()
                 return segments, False
-            frames, actions = [obs], []
+            if seen:
+                end_segment()
+                frames = [*frames, *seen][-1 - config.lead_in :]
+                lead_in = len(frames) - 1
+                actions = [*actions, *noise][len(actions) + len(noise) - lead_in :]
+                obs = frames[-1]
             continue
         for action in noise or [planned]:
             obs, _, terminated, truncated, info = env.step(action)
@@ -123,20 +136,21 @@ def may_disturb(env: ProcgenEnv) -> bool:
     return env.game != "coinrun" or on_ground(env)
 
 
-def disturb(env: ProcgenEnv, expert: Expert, noise: Sequence[int]) -> tuple[np.ndarray, bool]:
+def disturb(env: ProcgenEnv, expert: Expert, noise: Sequence[int]) -> tuple[list[np.ndarray], bool]:
     """Play `noise` off camera and let the expert look again; a disturbance that loses the level is taken back.
 
-    Returns the observation, and whether the level is lost all the same.
+    Returns the frames that it led through, none where it was taken back, and whether the level is lost all the same.
     """
-    before = env.get_state()
+    before, seen = env.get_state(), []
     for action in noise:
         obs, _, terminated, truncated, _ = env.step(action)
         if terminated or truncated:
             break
+        seen.append(obs)
     if terminated or truncated or not expert.begin(env):
-        obs = env.set_state(before)
-        return obs, not expert.begin(env)
-    return obs, False
+        env.set_state(before)
+        return [], not expert.begin(env)
+    return seen, False
 
 
 def record_shard(path: Path, expert: Expert, level_seeds: Sequence[int], config: RecordingConfig, seed: int) -> None:

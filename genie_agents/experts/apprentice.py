@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from genie_agents.coinrun import DEMONSTRATION_LEVELS, DIFFICULTIES, RIGHT, RIGHT_UP, ProcgenEnv
 from genie_agents.experts.game_state import read_state
 from genie_agents.experts.planner import Planner
-from genie_agents.experts.run_and_jump import MOVES, RUN, UP_FRAMES, AgentTracker, RunAndJump, make_teacher
+from genie_agents.experts.run_and_jump import MOVES, RUN, UP_SPEED, AgentTracker, RunAndJump, make_teacher
 from genie_agents.experts.view import VIEW_SIZE, look
 from world_model.precision import bf16_autocast
 from world_model.serialization import load_model, save_model
@@ -73,7 +73,7 @@ class Apprentice(nn.Module):
 
 
 class ApprenticeExpert:
-    """An apprentice as an `Expert`: its best move wherever it stands, RIGHT in the air; UP is held for `UP_FRAMES`. It plays all the
+    """An apprentice as an `Expert`: its best move wherever it stands, RIGHT in the air; UP is held above `UP_SPEED`. It plays all the
     moves that it knows, or the first `num_moves` alone.
 
     Raises ValueError when it does not know so many moves.
@@ -87,7 +87,7 @@ class ApprenticeExpert:
 
     def begin(self, env: ProcgenEnv) -> bool:
         self._env, self._agent = env, AgentTracker(env)
-        self._keys, self._frames_of_up = list[int](), 0
+        self._keys = list[int]()
         return self._planner.plan(env.get_state().simulator) is not None
 
     @torch.inference_mode()
@@ -98,11 +98,8 @@ class ApprenticeExpert:
             logits = self.apprentice(torch.from_numpy(view)[None])[0]
             self._keys = list(MOVES[int(logits[: self.num_moves].argmax())])
         action = self._keys.pop(0) if self._keys else RIGHT
-        if standing:
-            self._frames_of_up = UP_FRAMES if action == RIGHT_UP else 0
-        else:
-            action = RIGHT_UP if self._frames_of_up > 0 else RIGHT
-        self._frames_of_up -= 1
+        if not standing:
+            action = RIGHT_UP if self._agent.vertical_speed > UP_SPEED else RIGHT
         self._agent.step(action)
         return action
 

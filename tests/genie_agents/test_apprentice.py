@@ -19,7 +19,7 @@ from genie_agents.experts.apprentice import (
 from genie_agents.experts.game_state import read_state
 from genie_agents.experts.planner import Planner, PlannerConfig
 from genie_agents.experts.players import identify_expert, make_expert
-from genie_agents.experts.run_and_jump import MOVES, RUN, UP_FRAMES, AgentTracker, RunAndJump, make_teacher
+from genie_agents.experts.run_and_jump import MOVES, RUN, AgentTracker, RunAndJump, make_teacher
 from genie_agents.experts.view import look
 from world_model.training import TrainingConfig
 
@@ -250,7 +250,7 @@ def test_up_is_held_as_by_a_hand_and_changes_nothing():
         obs, *_ = env.step(actions[-1])
         expected, *_ = plain.step(RIGHT_UP if on_ground else RIGHT)
         np.testing.assert_array_equal(obs, expected)
-    assert actions == [RIGHT_UP] * UP_FRAMES + [RIGHT] * (12 - UP_FRAMES)
+    assert actions == [RIGHT_UP] * 4 + [RIGHT] * 8
 
 
 @pytest.mark.parametrize("move", range(len(MOVES)))

@@ -71,7 +71,7 @@ class LoggingExpert(PlannerExpert):
 @pytest.mark.parametrize("difficulty", ["easy", "hard"])
 def test_noise_is_off_camera_and_never_loses_the_level(difficulty):
     env, expert, num_segments = ProcgenEnv(difficulty=difficulty), LoggingExpert(), 0
-    config = RecordingConfig(difficulty=difficulty, noise=0.3, max_noise_steps=3)
+    config = RecordingConfig(difficulty=difficulty, noise=0.3, max_noise_steps=3, lead_in=0)
     for level_seed in LEVELS:
         segments, solved = play_level(env, expert, level_seed, config, np.random.default_rng(level_seed))
         assert solved
@@ -81,6 +81,24 @@ def test_noise_is_off_camera_and_never_loses_the_level(difficulty):
                 assert (frame.tobytes(), action) in expert.answers  # no key but the expert's own leads from frame to frame
                 assert after.shape == frame.shape
     assert num_segments > 3 * len(LEVELS)
+
+
+def test_after_a_cut_the_video_shows_how_the_disturbance_led_to_where_the_expert_takes_over():
+    env, expert, num_cuts = ProcgenEnv(), PlannerExpert(), 0
+    for level_seed in LEVELS:
+        none, some, all_there_was = (
+            play_level(env, expert, level_seed, RecordingConfig(noise=0.3, lead_in=lead_in), np.random.default_rng(level_seed))[0]
+            for lead_in in (0, 2, 1000)
+        )
+        for bare, segment, whole in zip(none, some, all_there_was, strict=True):
+            assert replay_matches(env, level_seed, whole)  # from the level's beginning, without the disturbances that were taken back
+            lead_in = len(segment.actions) - len(bare.actions)
+            assert lead_in == min(2, len(whole.actions) - len(bare.actions))
+            for played in (bare, segment):
+                assert (played.frames == whole.frames[-len(played.frames) :]).all()
+                assert (played.actions == whole.actions[-len(played.actions) :]).all()
+            num_cuts += lead_in > 0
+    assert num_cuts > 2 * len(LEVELS)
 
 
 class HopelessExpert(RandomExpert):
@@ -191,6 +209,8 @@ def test_bad_requests_are_refused(tmp_path):
         open_videos(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="noise"):
         RecordingConfig(noise=1.5)
+    with pytest.raises(ValueError, match="lead_in is -1"):
+        RecordingConfig(lead_in=-1)
 
 
 def test_a_shard_of_levels_that_nobody_solves_leaves_no_video(tmp_path):
