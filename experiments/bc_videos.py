@@ -52,7 +52,7 @@ class LabelledVideos:
         return self.cache.stage(name, about, [], build)
 
     def demonstrations(self, difficulty: str) -> Path:
-        recording = RecordingConfig(difficulty=difficulty, noise=self.settings.noise)
+        recording = RecordingConfig(difficulty=difficulty, noise=self.settings.noise, lead_in=self.context)
         return self.record(f"videos-{difficulty}", DEMONSTRATION_LEVELS[: self.settings.levels], recording, self.settings.expert)
 
     def latent_action_videos(self) -> list[Path]:
@@ -99,6 +99,11 @@ class LabelledVideos:
     @cached_property
     def labeller(self) -> LatentActionLabeller:
         return LatentActionLabeller.from_pretrained(self.train_latent_action_model() if self.settings.train_lam else self.settings.lam)
+
+    @property
+    def context(self) -> int:
+        """How many frames the labeller must have seen before the one from which a transition leads that it is to label."""
+        return self.labeller.model.config.context_frames - 2
 
     def labels(self, difficulty: str) -> Path:
         """labels.npy (N,): the latent action from each frame to the next, -1 on the last of an episode; features.npy (N, D) float16: what
@@ -148,10 +153,9 @@ class LabelledVideos:
 
         Of a jump that began before the first frame, the labeller cannot know that the agent was rising already, and sees a take-off.
         """
-        context = max(self.labeller.model.config.context_frames - 2, RecordingConfig.lead_in)
         labels = self.latent_actions[difficulty]
         starts = np.flatnonzero(np.append(-1, labels[:-1]) == -1)
-        early = (starts[:, None] + np.arange(context)).ravel()
+        early = (starts[:, None] + np.arange(self.context)).ravel()
         return np.setdiff1d(np.flatnonzero(labels >= 0), early)
 
     def labelled_samples(self, difficulty: str, seed: int, count: int) -> np.ndarray:
