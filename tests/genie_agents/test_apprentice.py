@@ -253,6 +253,19 @@ def test_up_is_held_as_by_a_hand_and_changes_nothing():
     assert actions == [RIGHT_UP] * 4 + [RIGHT] * 8
 
 
+def test_up_is_held_in_a_jump_that_another_began():
+    expert, env = always(RUN), ProcgenEnv()
+    env.reset(options={"level_seed": 900_000})
+    for _ in range(2):
+        obs, *_ = env.step(RIGHT_UP)
+    expert.begin(env)
+    actions = []
+    for _ in range(8):
+        actions.append(expert.act(obs))
+        obs, *_ = env.step(actions[-1])
+    assert actions == [RIGHT_UP] * 2 + [RIGHT] * 6
+
+
 @pytest.mark.parametrize("move", range(len(MOVES)))
 def test_the_expert_plays_the_moves_of_the_game_it_was_taught_in(move):
     expert, env, game = always(move), ProcgenEnv(), RunAndJump(ProcgenEnv())
