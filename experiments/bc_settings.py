@@ -100,6 +100,9 @@ class Settings(LatentActionSettings):
     without braking), sighted_planner, planner, or the folder of one trained by train_apprentice.py or train_ppo.py"""
     noise: float = 0.1
     """chance per step on the ground that random actions disturb the expert, off camera; the video goes on where it recovers"""
+    proxy: Path | None = None
+    """folder of a policy cloned before (a stage clone-...): nine levels in ten are cut to what it is unsure of, so that many more fit in
+    memory"""
 
     lam: str = "lam-platformers"
     """latent action model that labels: lam-platformers, which never saw CoinRun, coinrun-small, or the folder of one or of a world"""

@@ -19,9 +19,10 @@ from genie_agents.cloning import Videos
 from genie_agents.coinrun import AIRBORNE_ALIASES, DEMONSTRATION_LEVELS, LEFT, NOOP, RIGHT, WORLD_MODEL_LEVELS
 from genie_agents.demonstrations import RecordingConfig, open_videos, record_videos
 from genie_agents.experts.players import identify_expert
+from genie_agents.selection import Proxy
 from world_model import LatentActionLabeller
 from world_model.data import VideoFile
-from world_model.serialization import find_model
+from world_model.serialization import find_model, identify_model
 from world_model.training import LabelledTransitions, train_latent_action_model
 
 POOL = 20_000  # frames among which those to be labelled are sought
@@ -36,24 +37,28 @@ class LabelledVideos:
         self.settings, self.cache, self.device = settings, cache, device
         self._questioned: dict[tuple[str, int], np.ndarray] = {}
         identify_expert(settings.expert)  # a name that is none is found out before hours of recording
+        if settings.proxy:
+            Proxy(settings.proxy)
         if not settings.train_lam:
             find_model(settings.lam)
 
     # Videos and the latent action model
 
-    def record(self, name: str, levels: range, recording: RecordingConfig, expert: str) -> Path:
+    def record(self, name: str, levels: range, recording: RecordingConfig, expert: str, proxy: Path | None = None) -> Path:
         def build(folder: Path) -> None:
             with tqdm(total=len(levels), desc=name, unit="level", dynamic_ncols=True) as bar:
-                for levels_done in record_videos(folder, levels, recording, expert=expert, seed=self.settings.seed):
+                for levels_done in record_videos(folder, levels, recording, expert=expert, proxy=proxy, seed=self.settings.seed):
                     bar.update(levels_done)
 
         about = dataclasses.asdict(recording) | {"levels": [levels[0], levels[-1]], "seed": self.settings.seed}
         about |= {"expert": identify_expert(expert)}
+        about |= {"proxy": identify_model(proxy)} if proxy else {}
         return self.cache.stage(name, about, [], build)
 
     def demonstrations(self, difficulty: str) -> Path:
-        recording = RecordingConfig(difficulty=difficulty, noise=self.settings.noise, lead_in=self.context)
-        return self.record(f"videos-{difficulty}", DEMONSTRATION_LEVELS[: self.settings.levels], recording, self.settings.expert)
+        settings = self.settings
+        recording = RecordingConfig(difficulty=difficulty, noise=settings.noise, lead_in=self.context)
+        return self.record(f"videos-{difficulty}", DEMONSTRATION_LEVELS[: settings.levels], recording, settings.expert, settings.proxy)
 
     def latent_action_videos(self) -> list[Path]:
         """Videos of levels that cloning never sees. CoinRun: the noisy planner shows the game, random play what else the keys do. Other

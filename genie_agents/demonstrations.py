@@ -20,12 +20,15 @@ import torch
 from genie_agents.coinrun import LEFT, LEFT_UP, NOOP, RIGHT, RIGHT_UP, TAKE_OFFS, UP, ProcgenEnv
 from genie_agents.experts.game_state import read_state
 from genie_agents.experts.players import PLANNERS, Expert, make_expert
+from genie_agents.selection import Proxy
 from world_model.data import VideoFile, VideoWriter
 
 Seen = TypeVar("Seen")
 
 # Most of the noise jumps at the wrong moment, the mistake that a clone makes most; the rest is any key that acts on the ground.
 NOISE_ACTIONS = (LEFT, LEFT_UP, NOOP, UP, *[RIGHT_UP] * 8)
+
+WHOLE = 0.1  # of the levels, where a proxy selects: frames of which it is sure are to be learned from too, but fewer do
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +80,22 @@ class Segment:
 
     frames: np.ndarray
     actions: np.ndarray
+
+    def around(self, wanted: np.ndarray, lead_in: int) -> list[Segment]:
+        """The stretches that hold the transitions from the `wanted` frames (T,) bool, each with `lead_in` frames before the first.
+
+        Transitions from the segment's own first `lead_in` frames are only led in by fewer, and the last frame leads nowhere: none of
+        these is wanted.
+        """
+        parts: list[Segment] = []
+        start = stop = 0
+        for index in np.flatnonzero(wanted[lead_in:-1]) + lead_in:
+            if index - lead_in > stop:  # else the stretch before reaches to this one's lead-in, and both are one
+                parts.append(Segment(self.frames[start : stop + 1], self.actions[start:stop]))
+                start = index - lead_in
+            stop = index + 1
+        parts.append(Segment(self.frames[start : stop + 1], self.actions[start:stop]))
+        return [part for part in parts if len(part.actions)]
 
 
 def play_level(
@@ -153,17 +172,25 @@ def disturb(env: ProcgenEnv, expert: Expert, noise: Sequence[int]) -> tuple[list
     return seen, False
 
 
-def record_shard(path: Path, expert: Expert, level_seeds: Sequence[int], config: RecordingConfig, seed: int) -> None:
-    """Record the levels into one HDF5 video with true actions, none where no level is to be kept; an existing file stays as it is."""
+def record_shard(
+    path: Path, expert: Expert, level_seeds: Sequence[int], config: RecordingConfig, seed: int, proxy: Proxy | None = None
+) -> None:
+    """Record the levels into one HDF5 video with true actions, none where no level is to be kept; an existing file stays as it is.
+
+    With a `proxy`, nine levels in ten are cut to what it is unsure of.
+    """
     if path.exists():
         return
     provenance = dataclasses.asdict(config) | {"expert": type(expert).__name__, "seed": seed}
+    provenance |= {"proxy": proxy.identity} if proxy else {}
     env = ProcgenEnv(config.game, difficulty=config.difficulty)
 
     def episodes() -> Iterator[tuple[int, Segment]]:
         for level_seed in level_seeds:
             segments, solved = play_level(env, expert, level_seed, config, np.random.default_rng((seed, level_seed)))
             if solved or config.keep_unsolved:
+                if proxy is not None and np.random.default_rng((seed, level_seed, 1)).random() >= WHOLE:
+                    segments = [part for whole in segments for part in whole.around(proxy.unsure(whole.frames), config.lead_in)]
                 yield from ((level_seed, segment) for segment in segments)
 
     kept = episodes()
@@ -174,9 +201,11 @@ def record_shard(path: Path, expert: Expert, level_seeds: Sequence[int], config:
     env.close()
 
 
-def _record_shard_in_worker(path: Path, expert: str, level_seeds: Sequence[int], config: RecordingConfig, seed: int) -> None:
+def _record_shard_in_worker(
+    path: Path, expert: str, level_seeds: Sequence[int], config: RecordingConfig, seed: int, proxy: Path | None
+) -> None:
     torch.set_num_threads(1)  # an expert's network looks at one frame at a time, and the other cores have workers of their own
-    record_shard(path, make_expert(expert, seed + level_seeds[0]), level_seeds, config, seed)
+    record_shard(path, make_expert(expert, seed + level_seeds[0]), level_seeds, config, seed, Proxy(proxy) if proxy else None)
 
 
 def record_videos(
@@ -185,6 +214,7 @@ def record_videos(
     config: RecordingConfig,
     *,
     expert: str = "planner",
+    proxy: Path | None = None,
     seed: int = 0,
     shard_levels: int = 250,
     num_workers: int | None = None,
@@ -193,11 +223,13 @@ def record_videos(
 
     Shards that exist are kept, so an interrupted recording goes on where it stopped.
 
-    `expert` is a name or folder that `make_expert` knows.
+    `expert` is a name or folder that `make_expert` knows, `proxy` the folder of a cloned policy: nine levels in ten are then cut to
+    what it is unsure of.
 
     Raises:
-        ValueError: a planner asked to play another game than CoinRun, or an expert that solves none of the levels.
-        FileNotFoundError: no such expert.
+        ValueError: a planner asked to play another game than CoinRun, an expert that solves none of the levels, or a policy that is no
+            `Proxy`.
+        FileNotFoundError: no such expert or policy.
     """
     if expert in PLANNERS and config.game != "coinrun":
         raise ValueError(f"the planner knows CoinRun's physics only, not {config.game!r}; choose 'random' or train an expert by PPO")
@@ -205,10 +237,10 @@ def record_videos(
     folder.mkdir(parents=True, exist_ok=True)
     spawn = multiprocessing.get_context("spawn")  # forking a process that runs torch's threads can hang
     with ProcessPoolExecutor(num_workers, mp_context=spawn) as pool:
-        futures = {
-            pool.submit(_record_shard_in_worker, folder / f"levels-{shard[0]}-{shard[-1]}.h5", expert, shard, config, seed): len(shard)
-            for shard in shards
-        }
+        futures = {}
+        for shard in shards:
+            path = folder / f"levels-{shard[0]}-{shard[-1]}.h5"
+            futures[pool.submit(_record_shard_in_worker, path, expert, shard, config, seed, proxy)] = len(shard)
         try:
             for future in as_completed(futures):
                 future.result()

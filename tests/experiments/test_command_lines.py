@@ -69,6 +69,13 @@ def test_the_study_from_nothing_to_the_picture_and_again_from_its_cache(tmp_path
     assert run("bc_coinrun.py", "--preset", "smoke", "--train-lam", *folders).returncode == 0
     assert stages() == after and (tmp_path / "out" / "results.csv").read_bytes() == results
 
+    (proxy,) = (tmp_path / "runs").glob("clone-oracle-seed0-*")
+    result = run("bc_coinrun.py", "--preset", "smoke", "--train-lam", "--agents", "oracle", "--proxy", str(proxy), *folders)
+    assert result.returncode == 0, result.stderr[-3000:]
+    new = {name.rsplit("-", 1)[0] for name in stages().keys() - after.keys()}
+    both = {f"{stage}-{d}" for stage in ("videos", "labels", "play-oracle") for d in ("easy", "hard")}
+    assert new == both | {"clone-oracle-seed0"}  # what a proxy selects is recorded, labelled and cloned anew
+
     pictures = tmp_path / "again.png"
     result = run("plot_level_solve.py", str(tmp_path / "out" / "results.csv"), "--output", str(pictures))
     assert result.returncode == 0 and pictures.stat().st_size > 10_000, result.stderr
@@ -129,6 +136,7 @@ def test_a_name_that_is_none_is_refused_before_anything_is_recorded(tmp_path):
     for changes, message in (
         ({"expert": "aprentice"}, "no expert 'aprentice'"),
         ({"lam": "coinrun-smal"}, "a model that ships: coinrun-small"),
+        ({"proxy": tmp_path / "clone"}, "clone"),
     ):
         with pytest.raises(FileNotFoundError, match=message):
             Study(Settings(runs=tmp_path, **changes))

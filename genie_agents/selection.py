@@ -1,0 +1,48 @@
+"""Selection via proxy (Coleman et al. 2020): a policy cloned before says which frames of a video are worth learning from.
+
+Most frames of an expert's video teach nothing new: in the air there is nothing to decide, and on the ground mostly what was seen often.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from genie_agents.policy import Policy
+from world_model.serialization import identify_model
+
+UNSURE = 0.02  # nats
+BATCH = 512
+
+
+class Proxy:
+    """A cloned policy, of latent actions or of keys, that tells the frames of which it is sure from those of which it is not.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: the folder holds no policy, or one that reads the actions that it took before: of a video they are not known.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.policy, self.identity = Policy.from_pretrained(folder).eval(), identify_model(folder)
+        if self.policy.config.architecture == "st_vivit":
+            raise ValueError(f"{folder}: an st_vivit policy reads its previous actions, which a video lacks; give a nature or impala one")
+
+    @torch.inference_mode()
+    def unsure(self, frames: np.ndarray) -> np.ndarray:
+        """The frames (T,) bool of one episode (T, H, W, C) uint8 in which the entropy of the policy's next action is above `UNSURE`.
+
+        Raises ValueError for frames of another size than the policy's.
+        """
+        size = self.policy.config.image_size
+        if frames.shape[1:] != (size, size, 3):
+            raise ValueError(f"frames are {frames.shape[1:]} and the proxy sees {(size, size, 3)}: clone one from frames of this size")
+        indices = np.maximum(np.arange(len(frames))[:, None] + np.arange(1 - self.policy.config.num_frames, 1), 0)
+        entropies = []
+        for part in np.array_split(indices, len(indices) // BATCH + 1):
+            clips = torch.from_numpy(frames[part])
+            logits = self.policy(clips, torch.full(part.shape, -1))[:, -1]
+            entropies.append(torch.distributions.Categorical(logits=logits).entropy())
+        return (torch.cat(entropies) > UNSURE).numpy()
