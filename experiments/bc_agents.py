@@ -126,8 +126,9 @@ class Agents:
     def policy(self, agent: str, seed: int, count: int = 0) -> Path:
         """Clone one policy from the videos of all difficulties: on latent actions, on true ones, or on those that `count` labels give."""
         settings, videos = self.settings, self.videos
-        sources = [videos.labels(d) for d in settings.difficulties]  # the oracle too: labels say which frames are learned from
         recipe = RECIPES.get(agent)
+        labelled = recipe is not None or settings.uncertainty_sampling  # the oracle too: it reads features that come with labels
+        sources = [videos.labels(d) if labelled else videos.demonstrations(d) for d in settings.difficulties]
         about = {"seed": seed, "batch_size": settings.cloning_batch_size, "balance": settings.label_balance}
         about |= {"uncertainty_sampling": settings.uncertainty_sampling}
         about |= {name: dataclasses.asdict(getattr(settings, name)) for name in ("policy", "cloning")}

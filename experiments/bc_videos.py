@@ -158,10 +158,10 @@ class LabelledVideos:
 
         Of a jump that began before the first frame, the labeller cannot know that the agent was rising already, and sees a take-off.
         """
-        labels = self.latent_actions[difficulty]
-        starts = np.flatnonzero(np.append(-1, labels[:-1]) == -1)
+        actions = self.true_actions[difficulty]  # of which only where there is none is looked at: on an episode's last frame
+        starts = np.flatnonzero(np.append(-1, actions[:-1]) == -1)
         early = (starts[:, None] + np.arange(self.context)).ravel()
-        return np.setdiff1d(np.flatnonzero(labels >= 0), early)
+        return np.setdiff1d(np.flatnonzero(actions >= 0), early)
 
     def labelled_samples(self, difficulty: str, seed: int, count: int) -> np.ndarray:
         """The frames of a difficulty whose true action may be seen, drawn evenly over the latent actions; more contain the fewer.

@@ -70,11 +70,13 @@ def test_the_study_from_nothing_to_the_picture_and_again_from_its_cache(tmp_path
     assert stages() == after and (tmp_path / "out" / "results.csv").read_bytes() == results
 
     (proxy,) = (tmp_path / "runs").glob("clone-oracle-seed0-*")
-    result = run("bc_coinrun.py", "--preset", "smoke", "--train-lam", "--agents", "oracle", "--proxy", str(proxy), *folders)
-    assert result.returncode == 0, result.stderr[-3000:]
-    new = {name.rsplit("-", 1)[0] for name in stages().keys() - after.keys()}
-    both = {f"{stage}-{d}" for stage in ("videos", "labels", "play-oracle") for d in ("easy", "hard")}
-    assert new == both | {"clone-oracle-seed0"}  # what a proxy selects is recorded, labelled and cloned anew
+    arguments = ("--preset", "smoke", "--train-lam", "--agents", "oracle", "--proxy", str(proxy))
+    for more, made in ((("--no-uncertainty-sampling",), ("videos", "play-oracle")), ((), ("labels", "play-oracle"))):
+        before = stages()  # what a proxy selects is recorded and cloned anew; labels are made where something reads them
+        result = run("bc_coinrun.py", *arguments, *more, *folders)
+        assert result.returncode == 0, result.stderr[-3000:]
+        new = {name.rsplit("-", 1)[0] for name in stages().keys() - before.keys()}
+        assert new == {f"{stage}-{d}" for stage in made for d in ("easy", "hard")} | {"clone-oracle-seed0"}
 
     pictures = tmp_path / "again.png"
     result = run("plot_level_solve.py", str(tmp_path / "out" / "results.csv"), "--output", str(pictures))
@@ -232,6 +234,7 @@ def test_labelled_samples_are_known_in_context_spread_over_the_codes_and_contain
     assert videos.labeller.model.config.context_frames == 4
     labels = np.array([7, 7, 0, 0, 0, 0, 0, 0, -1, 7, 7, 1, 0, -1, 7, -1])  # three episodes; the first two frames of each lack context
     monkeypatch.setattr(videos, "latent_actions", {"easy": labels})
+    monkeypatch.setattr(videos, "true_actions", {"easy": np.where(labels == -1, -1, RIGHT)})
     np.testing.assert_array_equal(videos.usable("easy"), [2, 3, 4, 5, 6, 7, 11, 12])
     for seed in range(5):
         assert set(labels[videos.labelled_samples("easy", seed, 2)]) == {0, 1}
@@ -282,6 +285,7 @@ def test_only_what_the_past_does_not_foretell_is_uncertain(monkeypatch):
     features[1:, 1] += np.where(keys == RIGHT_UP, 10, 0)
     ends = np.arange(count + 1) % 10 == 9
     monkeypatch.setattr(videos, "latent_actions", {"easy": np.where(ends, -1, 0)[:-1]})
+    monkeypatch.setattr(videos, "true_actions", {"easy": np.where(ends[:-1], -1, keys)})
     monkeypatch.setattr(videos, "frame_features", {"easy": features[:-1]})
     uncertainty, usable = study.agents.uncertainty(np.where(ends[:-1], -1, keys), "easy"), np.zeros(count, dtype=bool)
     usable[videos.usable("easy")] = True
