@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numba import njit
 
-from genie_agents.experts.game_state import COIN, LAVA_MID, LAVA_TOP, WALL_MID, WALL_TOP, GameState
-from genie_agents.experts.physics import RUN_SPEED
+from genie_agents.experts.game_state import COIN, LAVA_MID, LAVA_TOP, GameState
+from genie_agents.experts.physics import RUN_SPEED, Body, Real, cell_at, is_wall
 
 SIGHT = 6.5
 """Cells that the camera shows on either side of the player's centre, above it and below it."""
@@ -26,26 +27,44 @@ def look(now: GameState) -> np.ndarray:
 
     A cell at the border is in view if its centre is. Enemies look the way they go, so a single picture shows that too.
     """
-    left, bottom = math.floor(now.x + SIGHT - 0.5) - SIDE + 1, math.floor(now.y + SIGHT - 0.5) - SIDE + 1
-    layers = np.zeros((len(LAYERS), SIDE, SIDE), dtype=np.float32)
-    rows, columns = np.arange(bottom, bottom + SIDE), np.arange(left, left + SIDE)
-    inside = ((rows >= 0) & (rows < now.grid.shape[0]))[:, None] & ((columns >= 0) & (columns < now.grid.shape[1]))
-    cells = np.where(inside, now.grid[rows.clip(0, now.grid.shape[0] - 1)][:, columns.clip(0, now.grid.shape[1] - 1)], WALL_MID)
-    wall, lava, coin, crate, saw, enemy, enemy_place, enemy_way = layers
-    wall[:] = (cells == WALL_MID) | (cells == WALL_TOP)
-    lava[:] = (cells == LAVA_MID) | (cells == LAVA_TOP)
-    coin[:] = cells == COIN
+    view = np.empty(VIEW_SIZE, dtype=np.float32)
+    draw_view((now.x, now.y, now.vx, now.vy, now.on_crate), now.grid, now.crates, now.saws, now.enemies, view)
+    return view
 
-    def put(layer: np.ndarray, things: np.ndarray, values: float | np.ndarray) -> None:
-        """Write one value, or one for each, to the cells of the things (N, 2 or 3) that are in view."""
-        column, row = np.floor(things[:, 0]).astype(int) - left, np.floor(things[:, 1]).astype(int) - bottom
-        seen = (column >= 0) & (column < SIDE) & (row >= 0) & (row < SIDE)
-        layer[row[seen], column[seen]] = np.broadcast_to(values, len(things))[seen]
 
-    put(crate, now.crates, 1)
-    put(saw, now.saws, 1)
-    put(enemy, now.enemies, 1)
-    put(enemy_place, now.enemies, now.enemies[:, 0] % 1 - 0.5)
-    put(enemy_way, now.enemies, np.sign(now.enemies[:, 2]))
-    scalars = [now.x % 1 - 0.5, now.y % 1 - 0.5, now.vx / RUN_SPEED, now.vy / RUN_SPEED, now.on_crate]
-    return np.concatenate([layers.ravel(), np.array(scalars, dtype=np.float32)])
+@njit(cache=True)
+def draw_view(body: Body, grid: np.ndarray, crates: np.ndarray, saws: np.ndarray, enemies: np.ndarray, view: np.ndarray) -> None:
+    """`look`, compiled, into `view`; the arguments are the fields of `GameState`."""
+    x, y, vx, vy, on_crate = body
+    left, bottom = math.floor(x + SIGHT - 0.5) - SIDE + 1, math.floor(y + SIGHT - 0.5) - SIDE + 1
+    layers = view[: VIEW_SIZE - len(SCALARS)].reshape((len(LAYERS), SIDE, SIDE))
+    layers[:] = 0
+    for row in range(SIDE):
+        for column in range(SIDE):
+            cell = cell_at(grid, left + column, bottom + row)
+            if is_wall(cell):
+                layers[0, row, column] = 1
+            elif cell == LAVA_MID or cell == LAVA_TOP:
+                layers[1, row, column] = 1
+            elif cell == COIN:
+                layers[2, row, column] = 1
+    for index in range(len(crates)):
+        _put(layers[3], crates[index, 0] - left, crates[index, 1] - bottom, 1)
+    for index in range(len(saws)):
+        _put(layers[4], saws[index, 0] - left, saws[index, 1] - bottom, 1)
+    for index in range(len(enemies)):
+        enemy_x, enemy_y, enemy_vx = enemies[index]
+        _put(layers[5], enemy_x - left, enemy_y - bottom, 1)
+        _put(layers[6], enemy_x - left, enemy_y - bottom, enemy_x - math.floor(enemy_x) - 0.5)
+        _put(layers[7], enemy_x - left, enemy_y - bottom, np.sign(enemy_vx))
+    scalars = view[VIEW_SIZE - len(SCALARS) :]
+    scalars[0], scalars[1] = x - math.floor(x) - 0.5, y - math.floor(y) - 0.5
+    scalars[2], scalars[3], scalars[4] = vx / RUN_SPEED, vy / RUN_SPEED, on_crate
+
+
+@njit(cache=True)
+def _put(layer: np.ndarray, x: Real, y: Real, value: Real) -> None:
+    """Write to the cell of a thing, if it is in view; places are counted from the corner of the view."""
+    column, row = math.floor(x), math.floor(y)
+    if 0 <= column < SIDE and 0 <= row < SIDE:
+        layer[row, column] = value

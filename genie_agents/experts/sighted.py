@@ -1,0 +1,141 @@
+"""An expert that sees what the camera shows and no more, and decides anew on every frame.
+
+Whoever is to be imitated from pictures must have all its reasons in the last of them. This one reads the view (`view.look`), so the looks
+of a level do not matter to it, and it learned from reward alone, in a game that shows it where it is only as well as a picture of 64
+pixels does (`compiled_coinrun`, `sighted_training`): it takes the risks that are worth taking and leaves room for its pupil's errors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from genie_agents.coinrun import MAX_EPISODE_STEPS, RIGHT, RIGHT_UP, ProcgenEnv
+from genie_agents.experts.apprentice import Apprentice
+from genie_agents.experts.compiled_coinrun import KEYS, OBSERVATION_SIZE
+from genie_agents.experts.game_state import read_state
+from genie_agents.experts.physics import has_support, step_agent, walk_enemies
+from genie_agents.experts.planner import Planner, PlannerConfig
+from genie_agents.experts.view import look
+from world_model.serialization import load_model
+
+UP_SPEED = 1.0
+"""The expert holds UP while it rises faster, in cells a step, as a hand would: for the first four frames of a jump. In the air the key does
+nothing, but what a latent action model sees and calls by one name, the rise, then goes with that key more often; pressed on the first
+frame alone, it is the rarer key of that name. It is so too where a disturbance has begun the jump."""
+
+_RELUCTANCE = 1.5  # to brake: by an apprentice's costs braking a frame longer is seldom worse, and who decides anew would brake for ever
+
+
+@dataclass(frozen=True, kw_only=True)
+class SightedConfig:
+    """The units of its hidden layers."""
+
+    hidden: tuple[int, ...] = (704, 384)
+
+    def __post_init__(self) -> None:
+        if not self.hidden or min(self.hidden) < 1:
+            raise ValueError(f"hidden is {self.hidden}; give the units of at least one hidden layer")
+
+
+class SightedPolicy(nn.Module):
+    """A network from observations of `CompiledCoinRun` (B, OBSERVATION_SIZE) to logits (B, K) of its `KEYS`."""
+
+    def __init__(self, config: SightedConfig) -> None:
+        super().__init__()
+        self.config = config
+        sizes, layers = (OBSERVATION_SIZE, *config.hidden), list[nn.Module]()
+        for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
+            layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+        self.trunk = nn.Sequential(*layers)
+        self.head = nn.Linear(sizes[-1], len(KEYS))
+
+    def forward(self, observations: Tensor) -> Tensor:
+        return self.head(self.trunk(observations))
+
+    @classmethod
+    def from_apprentice(cls, apprentice: Apprentice) -> SightedPolicy:
+        """What an apprentice expects of its first moves, run, jump, and brake and jump, as logits of the keys that they begin with.
+
+        Raises ValueError when it cannot brake.
+        """
+        if apprentice.config.num_moves < len(KEYS):
+            raise ValueError(f"the apprentice knows {apprentice.config.num_moves} moves; give one that brakes, of {len(KEYS)} or more")
+        policy = cls(SightedConfig(hidden=apprentice.config.hidden))
+        *hidden, costs = (layer for layer in apprentice.layers if isinstance(layer, nn.Linear))
+        with torch.no_grad():
+            for mine, its in zip((layer for layer in policy.trunk if isinstance(layer, nn.Linear)), hidden, strict=True):
+                mine.weight.zero_()  # it knows nothing of the last number, whether it may brake
+                mine.weight[:, : its.in_features] = its.weight
+                mine.bias.copy_(its.bias)
+            policy.head.weight.copy_(costs.weight[: len(KEYS)])
+            policy.head.bias.copy_(costs.bias[: len(KEYS)] - torch.tensor([0.0, 0.0, _RELUCTANCE]))
+        return policy
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> SightedPolicy:
+        """Raises FileNotFoundError or ValueError when the folder holds no sighted policy."""
+        return load_model(folder, cls, SightedConfig)
+
+
+class SightedExpert:
+    """A sighted policy as an `Expert`: its likeliest key wherever it stands, RIGHT in the air; UP is held above `UP_SPEED`. With
+    `num_keys` 2 it never brakes: it presses RIGHT and RIGHT+UP alone, as it has learned too.
+
+    Raises ValueError for another number than 2 or 3.
+    """
+
+    def __init__(self, policy: SightedPolicy, *, num_keys: int | None = None) -> None:
+        self.policy, self.num_keys = policy.eval(), len(KEYS) if num_keys is None else num_keys
+        if self.num_keys not in (2, len(KEYS)):
+            raise ValueError(f"num_keys is {num_keys}; this expert plays with 3 keys, or with 2 if it is not to brake")
+        self._may_brake = np.array([self.num_keys == len(KEYS)], dtype=np.float32)
+        # Says what is lost. The heavy heuristic makes it four times as fast, and it overlooks fewer narrow ways.
+        self._planner = Planner(PlannerConfig(ground_keys=KEYS[: self.num_keys], air_keys=(RIGHT,), heuristic_weight=2.0, max_nodes=20_000))
+
+    def begin(self, env: ProcgenEnv) -> bool:
+        self._env, self._agent = env, AgentTracker(env)
+        return self._planner.plan(env.get_state().simulator) is not None
+
+    @torch.inference_mode()
+    def act(self, obs: np.ndarray) -> int:
+        if self._agent.on_ground:
+            view = look(read_state(self._env.get_state().simulator))
+            logits = self.policy(torch.from_numpy(np.concatenate([view, self._may_brake]))[None])[0]
+            action = KEYS[int(logits[: self.num_keys].argmax())]
+        else:
+            action = RIGHT_UP if self._agent.vertical_speed > UP_SPEED else RIGHT
+        self._agent.step(action)
+        return action
+
+
+class AgentTracker:
+    """Follows the agent from a saved state on by its physics: says what a newly saved state would, and saving one
+    takes longer than a step of the game.
+
+    Exact but for the rarity that `Planner` names."""
+
+    def __init__(self, env: ProcgenEnv) -> None:
+        now = read_state(env.get_state().simulator)
+        self._grid, self._crates = now.grid, now.crates
+        _, self._crate_grip_y_T = walk_enemies(now.enemies, now.grid, now.crates, MAX_EPISODE_STEPS)
+        self._body, self._time = (now.x, now.y, now.vx, now.vy, now.on_crate), 0
+
+    def step(self, action: int) -> None:
+        *body, on_crate = step_agent(*self._body, action, self._crate_grip_y_T[self._time], self._grid, self._crates)
+        x, y, vx, vy = map(np.float32, body)  # compiled code hands float32 back as Python's float
+        self._body, self._time = (x, y, vx, vy, on_crate), self._time + 1
+
+    @property
+    def on_ground(self) -> bool:
+        x, y, _, vy, on_crate = self._body
+        return bool(has_support(x, y, vy, on_crate, self._grid))
+
+    @property
+    def vertical_speed(self) -> float:
+        """In cells a step, upwards."""
+        return float(self._body[3])

@@ -1,0 +1,135 @@
+"""How the sighted expert comes from an apprentice: PPO (Stable-Baselines3) in CoinRun without its pictures.
+
+From nothing PPO seldom learns to brake; the planner's apprentice (`apprentice`) knows when that pays, but commits itself to its moves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import torch
+from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.vec_env import VecMonitor
+from torch import Tensor, nn
+
+from genie_agents.experts.apprentice import Apprentice
+from genie_agents.experts.compiled_coinrun import CompiledCoinRun
+from genie_agents.experts.game_state import GameState
+from genie_agents.experts.players import PPO_CHECKPOINT
+from genie_agents.experts.ppo import TimeLimit, save
+from genie_agents.experts.sighted import SightedPolicy
+from genie_agents.sb3 import GymnasiumVecEnv
+from world_model.serialization import save_model
+
+
+class SightedActorCritic(ActorCriticPolicy):
+    """Stable-Baselines3's policy whose actor is the sighted one; its critic is a new layer on the same features."""
+
+    def __init__(self, *arguments: Any, actor: SightedPolicy, **options: Any) -> None:
+        self._actor = [actor]  # in a list: a module cannot hold another before its own initialisation
+        super().__init__(*arguments, features_extractor_class=Trunk, features_extractor_kwargs={"policy": actor}, net_arch=[], **options)
+
+    def _build(self, lr_schedule: Callable[[float], float]) -> None:
+        super()._build(lr_schedule)
+        self.action_net = self._actor.pop().head
+        nn.init.zeros_(self.value_net.weight)
+        self.optimizer = torch.optim.Adam(self.parameters(), lr=lr_schedule(1), eps=1e-5)  # anew: the actor has changed
+
+
+class Trunk(BaseFeaturesExtractor):
+    """The layers that actor and critic share."""
+
+    def __init__(self, observation_space: gymnasium.spaces.Box, policy: SightedPolicy) -> None:
+        super().__init__(observation_space, policy.head.in_features)
+        self.layers = policy.trunk
+
+    def forward(self, observations: Tensor) -> Tensor:
+        return self.layers(observations)
+
+
+class FadingEntropy(BaseCallback):
+    """The price of certainty falls with the learning rate: the expert plays its likeliest keys, and has to be good at that."""
+
+    def __init__(self, begin: float, end: float) -> None:
+        super().__init__()
+        self.begin, self.end = begin, end
+
+    def _on_rollout_start(self) -> None:
+        left = self.model._current_progress_remaining
+        self.model.ent_coef = self.end + (self.begin - self.end) * left  # type: ignore[attr-defined]
+
+    def _on_step(self) -> bool:
+        return True
+
+
+class LinearDecay:
+    """A learning rate that falls to 2 % of itself."""
+
+    def __init__(self, learning_rate: float) -> None:
+        self.learning_rate = learning_rate
+
+    def __call__(self, progress_remaining: float) -> float:
+        return self.learning_rate * max(progress_remaining, 0.02)
+
+
+def train_sighted(
+    folder: str | Path,
+    apprentice: Apprentice,
+    beginnings: Sequence[GameState],
+    *,
+    total_decisions: int,
+    minutes: float,
+    num_envs: int = 1024,
+    decisions_per_rollout: int = 64,
+    batch_size: int = 8192,
+    learning_rate: float = 5e-4,
+    seed: int = 0,
+    on_rollout: Callable[[int, float], None] | None = None,
+) -> SightedPolicy:
+    """Let the apprentice learn from reward for `minutes`, or until `total_decisions` in all, on levels that `read_levels` gave, and save what
+    comes of it in `folder`; called again with the same folder, it goes on where it stopped, with the settings saved there (remove it
+    to start anew).
+
+    `on_rollout(decisions so far, mean return of the last 100 episodes)` is called after every rollout of `num_envs` x `decisions_per_rollout`
+    decisions, and the checkpoint saved then. The learning rate follows `total_decisions`, whenever `minutes` end a call.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    env = VecMonitor(GymnasiumVecEnv(CompiledCoinRun(beginnings, num_envs)))
+    with torch.random.fork_rng(devices=[]):  # initial weights come from `seed` and leave the caller's generator alone
+        torch.manual_seed(seed)
+        policy = SightedPolicy.from_apprentice(apprentice)
+        if (folder / PPO_CHECKPOINT).is_file():
+            model = PPO.load(folder / PPO_CHECKPOINT, env=env, device="cpu")
+        else:
+            model = PPO(
+                SightedActorCritic,
+                env,
+                learning_rate=LinearDecay(learning_rate),
+                n_steps=decisions_per_rollout,
+                batch_size=batch_size,
+                n_epochs=2,
+                gamma=0.99,
+                gae_lambda=0.95,
+                policy_kwargs={"actor": policy, "ortho_init": False},
+                seed=seed,
+                device="cpu",  # a network so small learns no faster elsewhere
+            )
+        env.seed(seed + model.num_timesteps)  # a resumed run must not meet the same levels again
+        decisions_left = total_decisions - model.num_timesteps
+        if decisions_left > 0:
+            callbacks = [FadingEntropy(0.01, 0.001), TimeLimit(60 * minutes, folder, on_rollout)]
+            model.learn(decisions_left, callback=callbacks, reset_num_timesteps=False)
+            save(model, folder)
+    trained = model.policy
+    policy.trunk.load_state_dict(trained.features_extractor.layers.state_dict())
+    policy.head.load_state_dict(trained.action_net.state_dict())
+    save_model(folder, policy)
+    env.close()
+    return policy.eval()
