@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from gymnasium.wrappers import FrameStackObservation
 from stable_baselines3 import PPO
-from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 from torch import Tensor, nn
@@ -27,7 +26,7 @@ from genie_agents.action_mapping import LatentToRealMapping, draw
 from genie_agents.coinrun import DEMONSTRATION_LEVELS, NUM_ACTIONS, ProcgenEnv
 from genie_agents.evaluation import LastFrames
 from genie_agents.experts.players import PPO_CHECKPOINT
-from genie_agents.experts.ppo import TimeLimit, save
+from genie_agents.experts.ppo import PretrainedActorCritic, TimeLimit, save
 from genie_agents.policy import NatureNetwork, Policy, stack
 
 CHANCE_OF_UNSEEN = 0.01
@@ -57,20 +56,6 @@ class LatentHead(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         latent = self.last_layer(features).log_softmax(-1)
         return (latent[:, :, None] + self.log_chances.log_softmax(-1)).logsumexp(dim=1)
-
-
-class ClonedActorCritic(ActorCriticPolicy):
-    """Stable-Baselines3's policy whose actor is the cloned one; its critic is a new layer on the same features."""
-
-    def __init__(self, *arguments: Any, actor: nn.Module, **options: Any) -> None:
-        self._actor = [actor]  # in a list: a module cannot hold another before its own initialisation
-        super().__init__(*arguments, **options)
-
-    def _build(self, lr_schedule: Callable[[float], float]) -> None:
-        super()._build(lr_schedule)
-        self.action_net = self._actor.pop()
-        nn.init.zeros_(self.value_net.weight)
-        self.optimizer = torch.optim.Adam(self.parameters(), lr=lr_schedule(1), eps=1e-5)  # anew: the actor has changed
 
 
 class FinetunedAgent:
@@ -138,7 +123,7 @@ def finetune(
     else:
         last_layer = network.head[-1]
         model = PPO(
-            ClonedActorCritic,
+            PretrainedActorCritic,
             env,
             learning_rate=learning_rate,
             n_steps=steps_per_rollout,

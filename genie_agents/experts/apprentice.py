@@ -1,5 +1,5 @@
-"""An expert that sees what the camera shows and no more, taught by the planner, which knows the whole level (AggreVaTe; Ross & Bagnell
-2014, section 2).
+"""A player that sees what the camera shows and no more, taught by the planner, which knows the whole level (AggreVaTe; Ross & Bagnell
+2014, section 2); the sighted expert begins as one (`sighted_training`).
 
 The apprentice plays CoinRun by running and jumping. Wherever it stands, the planner says what each of its moves would cost, played
 well from there on, and the apprentice learns to expect that cost from what is in view. What is not, a saw beyond the edge of the
@@ -20,11 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genie_agents.coinrun import DEMONSTRATION_LEVELS, DIFFICULTIES, RIGHT, RIGHT_UP, ProcgenEnv
-from genie_agents.experts.game_state import read_state
+from genie_agents.coinrun import DEMONSTRATION_LEVELS, DIFFICULTIES, ProcgenEnv
 from genie_agents.experts.planner import Planner
-from genie_agents.experts.run_and_jump import MOVES, RUN, UP_SPEED, AgentTracker, RunAndJump, make_teacher
-from genie_agents.experts.view import VIEW_SIZE, look
+from genie_agents.experts.run_and_jump import MOVES, RUN, RunAndJump, make_teacher
+from genie_agents.experts.view import VIEW_SIZE
 from world_model.precision import bf16_autocast
 from world_model.serialization import load_model, save_model
 from world_model.training import TrainingConfig, train
@@ -70,38 +69,6 @@ class Apprentice(nn.Module):
     def from_pretrained(cls, folder: str | Path) -> Apprentice:
         """Raises FileNotFoundError or ValueError when the folder holds no apprentice."""
         return load_model(folder, cls, ApprenticeConfig)
-
-
-class ApprenticeExpert:
-    """An apprentice as an `Expert`: its best move wherever it stands, RIGHT in the air; UP is held above `UP_SPEED`. It plays all the
-    moves that it knows, or the first `num_moves` alone.
-
-    Raises ValueError when it does not know so many moves.
-    """
-
-    def __init__(self, apprentice: Apprentice, *, num_moves: int | None = None) -> None:
-        self.apprentice, self.num_moves = apprentice.eval(), apprentice.config.num_moves if num_moves is None else num_moves
-        if not 2 <= self.num_moves <= apprentice.config.num_moves:
-            raise ValueError(f"num_moves is {num_moves}; this expert knows {apprentice.config.num_moves} moves: give 2 to so many")
-        self._planner = make_teacher(self.num_moves)
-
-    def begin(self, env: ProcgenEnv) -> bool:
-        self._env, self._agent = env, AgentTracker(env)
-        self._keys = list[int]()
-        return self._planner.plan(env.get_state().simulator) is not None
-
-    @torch.inference_mode()
-    def act(self, obs: np.ndarray) -> int:
-        standing = self._agent.on_ground
-        if standing and not self._keys:
-            view = look(read_state(self._env.get_state().simulator))
-            logits = self.apprentice(torch.from_numpy(view)[None])[0]
-            self._keys = list(MOVES[int(logits[: self.num_moves].argmax())])
-        action = self._keys.pop(0) if self._keys else RIGHT
-        if not standing:
-            action = RIGHT_UP if self._agent.vertical_speed > UP_SPEED else RIGHT
-        self._agent.step(action)
-        return action
 
 
 @dataclass(frozen=True)

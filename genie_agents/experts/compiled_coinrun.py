@@ -34,7 +34,6 @@ MAX_FRAMES = 320
 _KEY_COSTS = np.array([0.0, 0.003, 0.003])
 _FRAME_COST = 0.0002
 _IDLE_COST = 0.01  # for a key that leads nowhere, RIGHT before a wall: nothing changes then, and who decides anew would press it for ever
-_BARRED_COST = 0.02  # for LEFT where it is barred
 
 
 class Levels(NamedTuple):
@@ -80,7 +79,7 @@ class CompiledCoinRun(VectorEnv[np.ndarray, np.ndarray, Any]):
     """E games, each on a level drawn from `beginnings`; a step is one of `KEYS`, and lasts until the player stands again.
 
     Observations (E, OBSERVATION_SIZE) float32: the view (see `view.look`), and whether LEFT may be pressed, which is so in a
-    `braking_share` of the episodes; in the others LEFT runs on, for a price. The view shows the player, and its speed, up to
+    `braking_share` of the episodes; in the others LEFT runs on. The view shows the player, and its speed, up to
     `blur` cells beside where it is, as a picture of 64 pixels does; with a chance of `slip` another key than the chosen one is pressed. The
     reward is 1 for the coin, less small costs of keys and frames; infos hold `level_solved` of episodes that end.
 
@@ -225,7 +224,7 @@ def _step_one(game: int, action: int, key: int, levels: Levels, games: Games) ->
     """The reward of a decision, and whether the episode has ended and the level is solved."""
     begun, x, cost = games.frame[game], games.body[game, 0], _KEY_COSTS[action]
     if key == LEFT and not games.may_brake[game]:
-        key, cost = RIGHT, cost + _BARRED_COST
+        key = RIGHT
     outcome = _decide(game, key, levels, games)
     if games.body[game, 0] == x:
         cost += _IDLE_COST

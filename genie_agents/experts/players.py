@@ -10,8 +10,8 @@ from typing import Protocol
 import numpy as np
 
 from genie_agents.coinrun import RIGHT, ProcgenEnv
-from genie_agents.experts.apprentice import Apprentice, ApprenticeExpert
 from genie_agents.experts.planner import Planner, PlannerConfig
+from genie_agents.experts.sighted import SightedExpert, SightedPolicy
 from genie_agents.experts.view import SIGHT
 from world_model.serialization import CONFIG_FILE, identify_model
 
@@ -92,18 +92,18 @@ PPO_CHECKPOINT = "ppo.zip"
 
 
 def make_expert(name: str, seed: int) -> Expert:
-    """ "planner", "sighted_planner", "random", "sticky" (random, keys held for long), "apprentice", which ships, or the
-    folder of an expert trained by train_apprentice.py or train_ppo.py. "apprentice:2" plays its first two moves alone.
+    """ "planner", "sighted_planner", "random", "sticky" (random, keys held for long), "sighted", which ships, or the folder of an
+    expert trained by train_sighted.py or train_ppo.py. "sighted:2" plays with its first two keys alone: it never brakes.
 
-    Raises FileNotFoundError when there is no such expert, ValueError when it does not know so many moves.
+    Raises FileNotFoundError when there is no such expert, ValueError when it does not play with so many keys.
     """
     if name in PLANNERS:
         return PLANNERS[name]()
     if name in RANDOM_PLAYERS:
         return RandomExpert(seed, max_hold=RANDOM_PLAYERS[name])
-    folder, num_moves = _find_expert(name)
+    folder, num_keys = _find_expert(name)
     if (folder / CONFIG_FILE).is_file():
-        return ApprenticeExpert(Apprentice.from_pretrained(folder), num_moves=num_moves)
+        return SightedExpert(SightedPolicy.from_pretrained(folder), num_keys=num_keys)
     from genie_agents.experts.ppo import PPOExpert  # here, because Stable-Baselines3 is slow to import and seldom needed
 
     return PPOExpert(folder)
@@ -113,21 +113,21 @@ def identify_expert(name: str) -> str:
     """The name, for a trained expert with a hash of its weights: says who plays in a video. FileNotFoundError where there is none."""
     if name in PLANNERS or name in RANDOM_PLAYERS:
         return name
-    folder, num_moves = _find_expert(name)
+    folder, num_keys = _find_expert(name)
     if (folder / CONFIG_FILE).is_file():
-        return identify_model(folder) + (f":{num_moves}" if num_moves else "")
+        return identify_model(folder) + (f":{num_keys}" if num_keys else "")
     return f"{name}-{sha256((folder / PPO_CHECKPOINT).read_bytes()).hexdigest()[:12]}"
 
 
 def _find_expert(name: str) -> tuple[Path, int | None]:
-    """The folder of a trained expert, and how many of its moves it is to play, if the name says so."""
-    base, _, num_moves = name.rpartition(":")
-    if not num_moves.isdecimal():
-        base, num_moves = name, ""
+    """The folder of a trained expert, and with how many keys it is to play, if the name says so."""
+    base, _, num_keys = name.rpartition(":")
+    if not num_keys.isdecimal():
+        base, num_keys = name, ""
     for folder in (Path(base), SHIPPED / base):
         if (folder / CONFIG_FILE).is_file() or (folder / PPO_CHECKPOINT).is_file():
-            return folder, int(num_moves) if num_moves else None
+            return folder, int(num_keys) if num_keys else None
     names = [*PLANNERS, *RANDOM_PLAYERS, *sorted(path.name for path in SHIPPED.iterdir())]
     raise FileNotFoundError(
-        f"no expert {name!r}: choose {', '.join(names)}, or the folder of one trained by train_apprentice.py or train_ppo.py"
+        f"no expert {name!r}: choose {', '.join(names)}, or the folder of one trained by train_sighted.py or train_ppo.py"
     )

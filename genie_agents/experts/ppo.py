@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -12,8 +13,9 @@ import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
-from torch import Tensor
+from torch import Tensor, nn
 
 from genie_agents.coinrun import DEMONSTRATION_LEVELS, ProcgenEnv, make_sb3_vec_env
 from genie_agents.experts.players import PPO_CHECKPOINT
@@ -32,6 +34,21 @@ class ImpalaExtractor(BaseFeaturesExtractor):
 
     def forward(self, observations: Tensor) -> Tensor:
         return torch.relu(self.linear(self.encoder(observations)))
+
+
+class PretrainedActorCritic(ActorCriticPolicy):
+    """Stable-Baselines3's policy whose `actor`, the layers that follow the features, is given; its critic is a new layer on the same
+    features."""
+
+    def __init__(self, *arguments: Any, actor: nn.Module, **options: Any) -> None:
+        self._actor = [actor]  # in a list: a module cannot hold another before its own initialisation
+        super().__init__(*arguments, **options)
+
+    def _build(self, lr_schedule: Callable[[float], float]) -> None:
+        super()._build(lr_schedule)
+        self.action_net = self._actor.pop()
+        nn.init.zeros_(self.value_net.weight)
+        self.optimizer = torch.optim.Adam(self.parameters(), lr=lr_schedule(1), eps=1e-5)  # anew: the actor has changed
 
 
 class TimeLimit(BaseCallback):

@@ -23,10 +23,6 @@ from genie_agents.experts.view import VIEW_SIZE, look
 MOVES = ((RIGHT,), (RIGHT_UP,), (LEFT, RIGHT_UP), (LEFT, LEFT, RIGHT_UP), (LEFT, LEFT, LEFT, RIGHT_UP))
 """The keys of each move. A player of n moves has the first n, at least two."""
 RUN = 0  # the move that does not jump
-UP_SPEED = 1.0
-"""The expert holds UP while it rises faster, in cells a step, as a hand would: for the first four frames of a jump. In the air the key does
-nothing, but what a latent action model sees and calls by one name, the rise, then goes with that key more often; pressed on the first
-frame alone, it is the rarer key of that name. It is so too where a disturbance has begun the jump."""
 
 
 def make_teacher(num_moves: int) -> Planner:

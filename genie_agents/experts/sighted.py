@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from genie_agents.coinrun import MAX_EPISODE_STEPS, RIGHT, RIGHT_UP, ProcgenEnv
+from genie_agents.coinrun import LEFT, RIGHT, RIGHT_UP, ProcgenEnv
 from genie_agents.experts.apprentice import Apprentice
 from genie_agents.experts.compiled_coinrun import KEYS, OBSERVATION_SIZE
 from genie_agents.experts.game_state import read_state
-from genie_agents.experts.physics import has_support, step_agent, walk_enemies
 from genie_agents.experts.planner import Planner, PlannerConfig
+from genie_agents.experts.run_and_jump import AgentTracker
 from genie_agents.experts.view import look
 from world_model.serialization import load_model
 
@@ -42,6 +42,19 @@ class SightedConfig:
             raise ValueError(f"hidden is {self.hidden}; give the units of at least one hidden layer")
 
 
+class KeyChooser(nn.Module):
+    """Features (B, F), the last of which says whether LEFT may be pressed, to logits (B, K) of `KEYS`; what may not be is never chosen."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(num_features - 1, len(KEYS))
+
+    def forward(self, features: Tensor) -> Tensor:
+        logits = self.linear(features[:, :-1])
+        barred = torch.tensor([key == LEFT for key in KEYS], device=logits.device) & (features[:, -1:] == 0)
+        return logits.masked_fill(barred, -1e8)
+
+
 class SightedPolicy(nn.Module):
     """A network from observations of `CompiledCoinRun` (B, OBSERVATION_SIZE) to logits (B, K) of its `KEYS`."""
 
@@ -52,10 +65,14 @@ class SightedPolicy(nn.Module):
         for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
             layers += [nn.Linear(inputs, outputs), nn.ReLU()]
         self.trunk = nn.Sequential(*layers)
-        self.head = nn.Linear(sizes[-1], len(KEYS))
+        self.head = KeyChooser(sizes[-1] + 1)
 
     def forward(self, observations: Tensor) -> Tensor:
-        return self.head(self.trunk(observations))
+        return self.head(self.features(observations))
+
+    def features(self, observations: Tensor) -> Tensor:
+        """The last hidden layer, and whether LEFT may be pressed: (B, F)."""
+        return torch.cat([self.trunk(observations), observations[:, -1:]], dim=1)
 
     @classmethod
     def from_apprentice(cls, apprentice: Apprentice) -> SightedPolicy:
@@ -72,8 +89,8 @@ class SightedPolicy(nn.Module):
                 mine.weight.zero_()  # it knows nothing of the last number, whether it may brake
                 mine.weight[:, : its.in_features] = its.weight
                 mine.bias.copy_(its.bias)
-            policy.head.weight.copy_(costs.weight[: len(KEYS)])
-            policy.head.bias.copy_(costs.bias[: len(KEYS)] - torch.tensor([0.0, 0.0, _RELUCTANCE]))
+            policy.head.linear.weight.copy_(costs.weight[: len(KEYS)])
+            policy.head.linear.bias.copy_(costs.bias[: len(KEYS)] - torch.tensor([0.0, 0.0, _RELUCTANCE]))
         return policy
 
     @classmethod
@@ -106,36 +123,8 @@ class SightedExpert:
         if self._agent.on_ground:
             view = look(read_state(self._env.get_state().simulator))
             logits = self.policy(torch.from_numpy(np.concatenate([view, self._may_brake]))[None])[0]
-            action = KEYS[int(logits[: self.num_keys].argmax())]
+            action = KEYS[int(logits.argmax())]
         else:
             action = RIGHT_UP if self._agent.vertical_speed > UP_SPEED else RIGHT
         self._agent.step(action)
         return action
-
-
-class AgentTracker:
-    """Follows the agent from a saved state on by its physics: says what a newly saved state would, and saving one
-    takes longer than a step of the game.
-
-    Exact but for the rarity that `Planner` names."""
-
-    def __init__(self, env: ProcgenEnv) -> None:
-        now = read_state(env.get_state().simulator)
-        self._grid, self._crates = now.grid, now.crates
-        _, self._crate_grip_y_T = walk_enemies(now.enemies, now.grid, now.crates, MAX_EPISODE_STEPS)
-        self._body, self._time = (now.x, now.y, now.vx, now.vy, now.on_crate), 0
-
-    def step(self, action: int) -> None:
-        *body, on_crate = step_agent(*self._body, action, self._crate_grip_y_T[self._time], self._grid, self._crates)
-        x, y, vx, vy = map(np.float32, body)  # compiled code hands float32 back as Python's float
-        self._body, self._time = (x, y, vx, vy, on_crate), self._time + 1
-
-    @property
-    def on_ground(self) -> bool:
-        x, y, _, vy, on_crate = self._body
-        return bool(has_support(x, y, vy, on_crate, self._grid))
-
-    @property
-    def vertical_speed(self) -> float:
-        """In cells a step, upwards."""
-        return float(self._body[3])

@@ -13,44 +13,29 @@ import gymnasium
 import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import VecMonitor
-from torch import Tensor, nn
+from torch import Tensor
 
 from genie_agents.experts.apprentice import Apprentice
 from genie_agents.experts.compiled_coinrun import CompiledCoinRun
 from genie_agents.experts.game_state import GameState
 from genie_agents.experts.players import PPO_CHECKPOINT
-from genie_agents.experts.ppo import TimeLimit, save
+from genie_agents.experts.ppo import PretrainedActorCritic, TimeLimit, save
 from genie_agents.experts.sighted import SightedPolicy
 from genie_agents.sb3 import GymnasiumVecEnv
 from world_model.serialization import save_model
-
-
-class SightedActorCritic(ActorCriticPolicy):
-    """Stable-Baselines3's policy whose actor is the sighted one; its critic is a new layer on the same features."""
-
-    def __init__(self, *arguments: Any, actor: SightedPolicy, **options: Any) -> None:
-        self._actor = [actor]  # in a list: a module cannot hold another before its own initialisation
-        super().__init__(*arguments, features_extractor_class=Trunk, features_extractor_kwargs={"policy": actor}, net_arch=[], **options)
-
-    def _build(self, lr_schedule: Callable[[float], float]) -> None:
-        super()._build(lr_schedule)
-        self.action_net = self._actor.pop().head
-        nn.init.zeros_(self.value_net.weight)
-        self.optimizer = torch.optim.Adam(self.parameters(), lr=lr_schedule(1), eps=1e-5)  # anew: the actor has changed
 
 
 class Trunk(BaseFeaturesExtractor):
     """The layers that actor and critic share."""
 
     def __init__(self, observation_space: gymnasium.spaces.Box, policy: SightedPolicy) -> None:
-        super().__init__(observation_space, policy.head.in_features)
-        self.layers = policy.trunk
+        super().__init__(observation_space, policy.config.hidden[-1] + 1)
+        self.policy = policy
 
     def forward(self, observations: Tensor) -> Tensor:
-        return self.layers(observations)
+        return self.policy.features(observations)
 
 
 class FadingEntropy(BaseCallback):
@@ -92,12 +77,16 @@ def train_sighted(
     seed: int = 0,
     on_rollout: Callable[[int, float], None] | None = None,
 ) -> SightedPolicy:
-    """Let the apprentice learn from reward for `minutes`, or until `total_decisions` in all, on levels that `read_levels` gave, and save what
-    comes of it in `folder`; called again with the same folder, it goes on where it stopped, with the settings saved there (remove it
-    to start anew).
+    """Let the apprentice learn from reward for `minutes`, or until `total_decisions` in all, on levels that `read_levels` gave, and save
+    what comes of it in `folder`; called again with the same folder, it goes on where it stopped, with the settings saved there
+    (remove it to start anew).
 
-    `on_rollout(decisions so far, mean return of the last 100 episodes)` is called after every rollout of `num_envs` x `decisions_per_rollout`
-    decisions, and the checkpoint saved then. The learning rate follows `total_decisions`, whenever `minutes` end a call.
+    `on_rollout(decisions so far, mean return of the last 100 episodes)` is called after each rollout of `num_envs` x
+    `decisions_per_rollout` decisions, and the checkpoint saved then. The learning rate follows `total_decisions`, whenever `minutes` end a
+    call.
+
+    Raises:
+        ValueError: no levels, or an apprentice that cannot brake.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -109,7 +98,7 @@ def train_sighted(
             model = PPO.load(folder / PPO_CHECKPOINT, env=env, device="cpu")
         else:
             model = PPO(
-                SightedActorCritic,
+                PretrainedActorCritic,
                 env,
                 learning_rate=LinearDecay(learning_rate),
                 n_steps=decisions_per_rollout,
@@ -117,7 +106,13 @@ def train_sighted(
                 n_epochs=2,
                 gamma=0.99,
                 gae_lambda=0.95,
-                policy_kwargs={"actor": policy, "ortho_init": False},
+                policy_kwargs={
+                    "actor": policy.head,
+                    "features_extractor_class": Trunk,
+                    "features_extractor_kwargs": {"policy": policy},
+                    "net_arch": [],
+                    "ortho_init": False,
+                },
                 seed=seed,
                 device="cpu",  # a network so small learns no faster elsewhere
             )
@@ -127,8 +122,8 @@ def train_sighted(
             callbacks = [FadingEntropy(0.01, 0.001), TimeLimit(60 * minutes, folder, on_rollout)]
             model.learn(decisions_left, callback=callbacks, reset_num_timesteps=False)
             save(model, folder)
-    trained = model.policy
-    policy.trunk.load_state_dict(trained.features_extractor.layers.state_dict())
+    trained: Any = model.policy
+    policy.trunk.load_state_dict(trained.features_extractor.policy.trunk.state_dict())
     policy.head.load_state_dict(trained.action_net.state_dict())
     save_model(folder, policy)
     env.close()

@@ -44,7 +44,7 @@ def draw_view(body: Body, grid: np.ndarray, crates: np.ndarray, saws: np.ndarray
             cell = cell_at(grid, left + column, bottom + row)
             if is_wall(cell):
                 layers[0, row, column] = 1
-            elif cell == LAVA_MID or cell == LAVA_TOP:
+            elif cell in (LAVA_MID, LAVA_TOP):
                 layers[1, row, column] = 1
             elif cell == COIN:
                 layers[2, row, column] = 1

@@ -1,4 +1,4 @@
-"""The game of moves asks only where an answer counts; the planner's answers are true; an apprentice learns from them and plays."""
+"""The game of moves asks only where an answer counts; the planner's answers are true; an apprentice learns from them."""
 
 import numpy as np
 import pytest
@@ -6,19 +6,16 @@ import torch
 from gymnasium.utils.env_checker import check_env
 
 from genie_agents.coinrun import LEFT, NOOP, RIGHT, RIGHT_UP, ProcgenEnv
-from genie_agents.demonstrations import RecordingConfig, play_level
 from genie_agents.experts.apprentice import (
     Apprentice,
     ApprenticeBatches,
     ApprenticeConfig,
-    ApprenticeExpert,
     apprentice_loss,
     label,
     train_apprentice,
 )
 from genie_agents.experts.game_state import read_state
 from genie_agents.experts.planner import Planner, PlannerConfig
-from genie_agents.experts.players import identify_expert, make_expert
 from genie_agents.experts.run_and_jump import MOVES, RUN, AgentTracker, RunAndJump, make_teacher
 from genie_agents.experts.view import look
 from world_model.training import TrainingConfig
@@ -202,7 +199,7 @@ def test_batches_are_seeded_and_bad_settings_are_refused():
 
 @pytest.mark.slow
 def test_an_apprentice_learns_what_its_teacher_answers_and_goes_on(tmp_path):
-    """On four levels it soon expects which key loses; afterwards its folder is an expert's."""
+    """On four levels it soon expects which key loses."""
     levels = range(30_000, 30_004)
     config = TrainingConfig(steps=300, learning_rate=3e-3, warmup_steps=10)
     options = {"level_seeds": levels, "num_envs": 8, "batch_size": 64, "memory_size": 5_000, "exploration": 0.1}
@@ -219,7 +216,7 @@ def test_an_apprentice_learns_what_its_teacher_answers_and_goes_on(tmp_path):
     assert len(losses) < 300
     train_apprentice(tmp_path, ApprenticeConfig(hidden=(64,)), config, on_step=on_step, **options)
     assert np.mean(losses[-20:]) < 0.5 * losses[0]  # that of one who knows nothing
-    assert isinstance(make_expert(str(tmp_path), seed=0), ApprenticeExpert)
+    assert Apprentice.from_pretrained(tmp_path).config == ApprenticeConfig(hidden=(64,))
 
 
 def test_an_apprentice_plays_two_to_all_moves():
@@ -228,95 +225,6 @@ def test_an_apprentice_plays_two_to_all_moves():
             ApprenticeConfig(num_moves=num_moves)
     with pytest.raises(ValueError, match="at least one hidden layer"):
         ApprenticeConfig(hidden=())
-
-
-def always(move):
-    """An apprentice that answers with this move whatever it sees."""
-    apprentice = Apprentice(TINY)
-    torch.nn.init.zeros_(apprentice.layers[-1].weight)
-    apprentice.layers[-1].bias.data = torch.eye(len(MOVES))[move]
-    return ApprenticeExpert(apprentice)
-
-
-def test_up_is_held_as_by_a_hand_and_changes_nothing():
-    expert, env, plain = always(JUMP), ProcgenEnv(), ProcgenEnv()
-    obs, _ = env.reset(options={"level_seed": 900_000})
-    plain.reset(options={"level_seed": 900_000})
-    expert.begin(env)
-    actions = []
-    for _ in range(12):
-        on_ground = AgentTracker(env).on_ground
-        actions.append(expert.act(obs))
-        obs, *_ = env.step(actions[-1])
-        expected, *_ = plain.step(RIGHT_UP if on_ground else RIGHT)
-        np.testing.assert_array_equal(obs, expected)
-    assert actions == [RIGHT_UP] * 4 + [RIGHT] * 8
-
-
-def test_up_is_held_in_a_jump_that_another_began():
-    expert, env = always(RUN), ProcgenEnv()
-    env.reset(options={"level_seed": 900_000})
-    for _ in range(2):
-        obs, *_ = env.step(RIGHT_UP)
-    expert.begin(env)
-    actions = []
-    for _ in range(8):
-        actions.append(expert.act(obs))
-        obs, *_ = env.step(actions[-1])
-    assert actions == [RIGHT_UP] * 2 + [RIGHT] * 6
-
-
-@pytest.mark.parametrize("move", range(len(MOVES)))
-def test_the_expert_plays_the_moves_of_the_game_it_was_taught_in(move):
-    expert, env, game = always(move), ProcgenEnv(), RunAndJump(ProcgenEnv())
-    for level_seed in range(900_000, 900_010):
-        obs, _ = env.reset(options={"level_seed": level_seed})
-        game.reset(options={"level_seed": level_seed})
-        expert.begin(env)
-        ended = False
-        while not ended and env.elapsed_steps < 60:
-            _, _, terminated, truncated, _ = game.step(move)
-            while env.elapsed_steps < game.env.elapsed_steps:
-                obs, _, ended, _, _ = env.step(expert.act(obs))
-            assert ended == (terminated or truncated)
-            assert ended or env.get_state() == game.env.get_state()
-
-
-class AlwaysJumping:
-    """RIGHT+UP held down: what a collapsed network would reach."""
-
-    def begin(self, env):
-        return True
-
-    def act(self, obs):
-        return RIGHT_UP
-
-
-@BOTH
-def test_the_one_that_ships_plays_better_than_a_key_held_down(difficulty):
-    env, config = ProcgenEnv(difficulty=difficulty), RecordingConfig(difficulty=difficulty, noise=0, delay=0)
-    players, solved = (make_expert("apprentice", seed=0), AlwaysJumping()), [0, 0]
-    for level_seed in range(900_000, 900_060):
-        for index, player in enumerate(players):
-            solved[index] += play_level(env, player, level_seed, config, np.random.default_rng(0))[1]
-    assert solved[0] >= solved[1] + 10
-    assert identify_expert("apprentice").startswith("apprentice-")
-
-
-def test_an_expert_may_be_held_to_its_first_moves():
-    env, config = ProcgenEnv(), RecordingConfig(noise=0, delay=0)
-    keys = {}
-    for name in ("apprentice", "apprentice:2"):
-        expert = make_expert(name, seed=0)
-        segments = [play_level(env, expert, level_seed, config, np.random.default_rng(0))[0] for level_seed in range(900_000, 900_010)]
-        keys[name] = {int(key) for part in segments for segment in part for key in segment.actions}
-    assert keys == {"apprentice": {LEFT, RIGHT, RIGHT_UP}, "apprentice:2": {RIGHT, RIGHT_UP}}
-    assert identify_expert("apprentice:2") == identify_expert("apprentice") + ":2"
-    with pytest.raises(FileNotFoundError, match="no expert 'apprentice:two'"):
-        make_expert("apprentice:two", seed=0)
-    for name in ("apprentice:9", "apprentice:1", "apprentice:0"):
-        with pytest.raises(ValueError, match="this expert knows 5 moves: give 2 to so many"):
-            make_expert(name, seed=0)
 
 
 def test_a_resumed_training_meets_other_levels():

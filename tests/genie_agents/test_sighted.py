@@ -1,0 +1,147 @@
+"""The sighted expert decides on every frame by the view alone; it begins as an apprentice and learns on from reward."""
+
+import numpy as np
+import pytest
+import torch
+
+from genie_agents.coinrun import LEFT, RIGHT, RIGHT_UP, ProcgenEnv
+from genie_agents.demonstrations import RecordingConfig, play_level
+from genie_agents.experts.apprentice import Apprentice, ApprenticeConfig
+from genie_agents.experts.compiled_coinrun import KEYS, OBSERVATION_SIZE, CompiledCoinRun, read_levels
+from genie_agents.experts.players import identify_expert, make_expert
+from genie_agents.experts.run_and_jump import AgentTracker
+from genie_agents.experts.sighted import SightedConfig, SightedExpert, SightedPolicy
+from genie_agents.experts.sighted_training import train_sighted
+from genie_agents.experts.view import VIEW_SIZE
+
+TINY = SightedConfig(hidden=(16,))
+
+
+def always(key, num_keys=None):
+    """An expert that answers with this key, and with RIGHT+UP where it may not, whatever it sees."""
+    policy = SightedPolicy(TINY)
+    torch.nn.init.zeros_(policy.head.linear.weight)
+    policy.head.linear.bias.data = torch.tensor([0.0, 0.5, 0.0]) + torch.eye(len(KEYS))[KEYS.index(key)]
+    return SightedExpert(policy, num_keys=num_keys)
+
+
+def test_up_is_held_as_by_a_hand_and_changes_nothing():
+    expert, env, plain = always(RIGHT_UP), ProcgenEnv(), ProcgenEnv()
+    obs, _ = env.reset(options={"level_seed": 900_000})
+    plain.reset(options={"level_seed": 900_000})
+    expert.begin(env)
+    actions = []
+    for _ in range(12):
+        on_ground = AgentTracker(env).on_ground
+        actions.append(expert.act(obs))
+        obs, *_ = env.step(actions[-1])
+        expected, *_ = plain.step(RIGHT_UP if on_ground else RIGHT)
+        np.testing.assert_array_equal(obs, expected)
+    assert actions == [RIGHT_UP] * 4 + [RIGHT] * 8
+
+
+def test_up_is_held_in_a_jump_that_another_began():
+    expert, env = always(RIGHT), ProcgenEnv()
+    env.reset(options={"level_seed": 900_000})
+    for _ in range(2):
+        obs, *_ = env.step(RIGHT_UP)
+    expert.begin(env)
+    actions = []
+    for _ in range(8):
+        actions.append(expert.act(obs))
+        obs, *_ = env.step(actions[-1])
+    assert actions == [RIGHT_UP] * 2 + [RIGHT] * 6
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_the_expert_plays_the_game_that_it_was_taught_in(key):
+    expert, env = always(key), ProcgenEnv()
+    games = CompiledCoinRun(read_levels("easy", range(900_000, 900_010)), 1, blur=0, slip=0, braking_share=1)
+    for level in range(10):
+        obs, _ = env.reset(options={"level_seed": 900_000 + level})
+        games.reset(seed=0, options={"levels": [level]})
+        expert.begin(env)
+        ended = False
+        while not ended and env.elapsed_steps < 60:
+            view, _, (lost_or_won,), *_ = games.step(np.array([KEYS.index(key)]))
+            asked = False
+            while not ended and not asked:
+                obs, _, ended, _, _ = env.step(expert.act(obs))
+                asked = not ended and AgentTracker(env).on_ground
+            assert ended == lost_or_won
+
+
+class AlwaysJumping:
+    """RIGHT+UP held down: what a collapsed network would reach."""
+
+    def begin(self, env):
+        return True
+
+    def act(self, obs):
+        return RIGHT_UP
+
+
+@pytest.mark.parametrize("difficulty", ["easy", "hard"])
+def test_the_one_that_ships_plays_better_than_a_key_held_down(difficulty):
+    env, config = ProcgenEnv(difficulty=difficulty), RecordingConfig(difficulty=difficulty, noise=0, delay=0)
+    players, solved = (make_expert("sighted", seed=0), make_expert("sighted:2", seed=0), AlwaysJumping()), [0, 0, 0]
+    for level_seed in range(900_000, 900_060):
+        for index, player in enumerate(players):
+            solved[index] += play_level(env, player, level_seed, config, np.random.default_rng(0))[1]
+    assert min(solved[:2]) >= solved[2] + 10
+    assert identify_expert("sighted").startswith("sighted-")
+
+
+def test_an_expert_may_be_kept_from_braking():
+    env, config = ProcgenEnv(), RecordingConfig(noise=0, delay=0)
+    keys = {}
+    for name in ("sighted", "sighted:2"):
+        expert = make_expert(name, seed=0)
+        segments = [play_level(env, expert, level_seed, config, np.random.default_rng(0))[0] for level_seed in range(900_000, 900_010)]
+        keys[name] = {int(key) for part in segments for segment in part for key in segment.actions}
+    assert keys == {"sighted": {LEFT, RIGHT, RIGHT_UP}, "sighted:2": {RIGHT, RIGHT_UP}}
+    assert identify_expert("sighted:2") == identify_expert("sighted") + ":2"
+    assert always(LEFT, num_keys=2).num_keys == 2
+    with pytest.raises(FileNotFoundError, match="no expert 'sighted:two'"):
+        make_expert("sighted:two", seed=0)
+    for name in ("sighted:4", "sighted:1", "sighted:0"):
+        with pytest.raises(ValueError, match="this expert plays with 3 keys, or with 2"):
+            make_expert(name, seed=0)
+
+
+def test_it_begins_with_what_the_apprentice_expects():
+    torch.manual_seed(0)
+    apprentice = Apprentice(ApprenticeConfig(hidden=(32, 16)))
+    policy = SightedPolicy.from_apprentice(apprentice)
+    views = torch.randn(5, VIEW_SIZE)
+    for may_brake in (0, 1):
+        logits = policy(torch.cat([views, torch.full((5, 1), float(may_brake))], dim=1))
+        torch.testing.assert_close(logits[:, :2], apprentice(views)[:, :2])
+        assert (logits[:, 2] < apprentice(views)[:, 2]).all() and (logits[:, 2] < -1e6).all() == (not may_brake)
+    with pytest.raises(ValueError, match="knows 2 moves"):
+        SightedPolicy.from_apprentice(Apprentice(ApprenticeConfig(num_moves=2, hidden=(16,))))
+    with pytest.raises(ValueError, match="at least one hidden layer"):
+        SightedConfig(hidden=())
+
+
+@pytest.mark.slow
+def test_it_learns_from_reward_and_goes_on(tmp_path):
+    """From nothing it soon solves more of four levels; afterwards its folder is an expert's, and the next call goes on."""
+    torch.manual_seed(0)
+    apprentice, levels = Apprentice(ApprenticeConfig(hidden=(64,))), read_levels("easy", range(30_000, 30_004))
+    returns = []
+    options = {"minutes": 10, "num_envs": 32, "batch_size": 256, "learning_rate": 2e-3}
+
+    def on_rollout(decisions, mean_return):
+        returns.append((decisions, mean_return))
+
+    train_sighted(tmp_path, apprentice, levels, total_decisions=40_960, on_rollout=on_rollout, **options)
+    assert returns[-1][0] == 40_960
+    assert np.mean([solved for _, solved in returns[-3:]]) > np.mean([solved for _, solved in returns[:3]]) + 0.2
+    assert isinstance(make_expert(str(tmp_path), seed=0), SightedExpert)
+    before = SightedPolicy.from_pretrained(tmp_path)
+    after = train_sighted(tmp_path, apprentice, levels, total_decisions=43_008, on_rollout=on_rollout, **options)
+    assert [decisions for decisions, _ in returns[-2:]] == [40_960, 43_008]
+    observations = torch.randn(4, OBSERVATION_SIZE)
+    assert not torch.equal(before(observations), after(observations))
+    torch.testing.assert_close(SightedPolicy.from_pretrained(tmp_path)(observations), after(observations))
