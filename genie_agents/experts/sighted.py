@@ -42,8 +42,23 @@ class SightedConfig:
             raise ValueError(f"hidden is {self.hidden}; give the units of at least one hidden layer")
 
 
+class ViewFeatures(nn.Module):
+    """Observations of `CompiledCoinRun` (B, OBSERVATION_SIZE) to features (B, F), the last of which says whether LEFT may be pressed."""
+
+    def __init__(self, config: SightedConfig) -> None:
+        super().__init__()
+        sizes, layers = (OBSERVATION_SIZE, *config.hidden), list[nn.Module]()
+        for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
+            layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+        self.layers = nn.Sequential(*layers)
+        self.num_features = sizes[-1] + 1
+
+    def forward(self, observations: Tensor) -> Tensor:
+        return torch.cat([self.layers(observations), observations[:, -1:]], dim=1)
+
+
 class KeyChooser(nn.Module):
-    """Features (B, F), the last of which says whether LEFT may be pressed, to logits (B, K) of `KEYS`; what may not be is never chosen."""
+    """Features (B, F) to logits (B, K) of `KEYS`; LEFT is never chosen where it may not be pressed."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
@@ -56,23 +71,16 @@ class KeyChooser(nn.Module):
 
 
 class SightedPolicy(nn.Module):
-    """A network from observations of `CompiledCoinRun` (B, OBSERVATION_SIZE) to logits (B, K) of its `KEYS`."""
+    """Both: observations to logits."""
 
     def __init__(self, config: SightedConfig) -> None:
         super().__init__()
         self.config = config
-        sizes, layers = (OBSERVATION_SIZE, *config.hidden), list[nn.Module]()
-        for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
-            layers += [nn.Linear(inputs, outputs), nn.ReLU()]
-        self.trunk = nn.Sequential(*layers)
-        self.head = KeyChooser(sizes[-1] + 1)
+        self.features = ViewFeatures(config)
+        self.head = KeyChooser(self.features.num_features)
 
     def forward(self, observations: Tensor) -> Tensor:
         return self.head(self.features(observations))
-
-    def features(self, observations: Tensor) -> Tensor:
-        """The last hidden layer, and whether LEFT may be pressed: (B, F)."""
-        return torch.cat([self.trunk(observations), observations[:, -1:]], dim=1)
 
     @classmethod
     def from_apprentice(cls, apprentice: Apprentice) -> SightedPolicy:
@@ -85,7 +93,7 @@ class SightedPolicy(nn.Module):
         policy = cls(SightedConfig(hidden=apprentice.config.hidden))
         *hidden, costs = (layer for layer in apprentice.layers if isinstance(layer, nn.Linear))
         with torch.no_grad():
-            for mine, its in zip((layer for layer in policy.trunk if isinstance(layer, nn.Linear)), hidden, strict=True):
+            for mine, its in zip((layer for layer in policy.features.layers if isinstance(layer, nn.Linear)), hidden, strict=True):
                 mine.weight.zero_()  # it knows nothing of the last number, whether it may brake
                 mine.weight[:, : its.in_features] = its.weight
                 mine.bias.copy_(its.bias)

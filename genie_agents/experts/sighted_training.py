@@ -22,20 +22,20 @@ from genie_agents.experts.compiled_coinrun import CompiledCoinRun
 from genie_agents.experts.game_state import GameState
 from genie_agents.experts.players import PPO_CHECKPOINT
 from genie_agents.experts.ppo import PretrainedActorCritic, TimeLimit, save
-from genie_agents.experts.sighted import SightedPolicy
+from genie_agents.experts.sighted import SightedPolicy, ViewFeatures
 from genie_agents.sb3 import GymnasiumVecEnv
 from world_model.serialization import save_model
 
 
-class Trunk(BaseFeaturesExtractor):
-    """The layers that actor and critic share."""
+class SightedExtractor(BaseFeaturesExtractor):
+    """What actor and critic share, as a Stable-Baselines3 features extractor."""
 
-    def __init__(self, observation_space: gymnasium.spaces.Box, policy: SightedPolicy) -> None:
-        super().__init__(observation_space, policy.config.hidden[-1] + 1)
-        self.policy = policy
+    def __init__(self, observation_space: gymnasium.spaces.Box, features: ViewFeatures) -> None:
+        super().__init__(observation_space, features.num_features)
+        self.features = features
 
     def forward(self, observations: Tensor) -> Tensor:
-        return self.policy.features(observations)
+        return self.features(observations)
 
 
 class FadingEntropy(BaseCallback):
@@ -108,8 +108,8 @@ def train_sighted(
                 gae_lambda=0.95,
                 policy_kwargs={
                     "actor": policy.head,
-                    "features_extractor_class": Trunk,
-                    "features_extractor_kwargs": {"policy": policy},
+                    "features_extractor_class": SightedExtractor,
+                    "features_extractor_kwargs": {"features": policy.features},
                     "net_arch": [],
                     "ortho_init": False,
                 },
@@ -123,7 +123,7 @@ def train_sighted(
             model.learn(decisions_left, callback=callbacks, reset_num_timesteps=False)
             save(model, folder)
     trained: Any = model.policy
-    policy.trunk.load_state_dict(trained.features_extractor.policy.trunk.state_dict())
+    policy.features.load_state_dict(trained.features_extractor.features.state_dict())
     policy.head.load_state_dict(trained.action_net.state_dict())
     save_model(folder, policy)
     env.close()
