@@ -16,7 +16,7 @@ Agents, a curve each (--agents):
     python experiments/bc_coinrun.py                   # the demo: half an hour on one CPU core
     python experiments/bc_coinrun.py --preset paper    # the paper's protocol: 100 levels x 5 seeds, a policy per seed
     python experiments/bc_coinrun.py --agents genie_lam oracle             # the paper's agent
-    python experiments/bc_coinrun.py --expert apprentice --lam coinrun-small    # an expert that brakes, a model that has seen CoinRun
+    python experiments/bc_coinrun.py --expert sighted --lam coinrun-small    # an expert that brakes, a model that has seen CoinRun
     python experiments/bc_coinrun.py --train-lam       # with a latent action model trained anew, on CoinRun
     python experiments/bc_coinrun.py --train-lam --lam-games climber jumper ninja    # the same on other games
     python experiments/bc_coinrun.py --train-lam --lam-labels 5000                   # with one that saw a few true actions

@@ -95,9 +95,9 @@ class Settings(LatentActionSettings):
 
     levels: int = 8000
     """levels recorded for cloning, per difficulty; the levels that the expert loses are dropped"""
-    expert: str = "apprentice:2"
-    """who plays in the videos for cloning: apprentice (it ships), apprentice:2 (the same by its first two moves alone,
-    without braking), sighted_planner, planner, or the folder of one trained by train_apprentice.py or train_ppo.py"""
+    expert: str = "sighted:2"
+    """who plays in the videos for cloning: sighted (it ships), sighted:2 (the same without braking), sighted_planner, planner, or the
+    folder of one trained by train_sighted.py or train_ppo.py"""
     noise: float = 0.1
     """chance per step on the ground that random actions disturb the expert, off camera; the video goes on where it recovers"""
     proxy: Path | None = None

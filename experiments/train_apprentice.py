@@ -1,7 +1,7 @@
-"""Train an expert of CoinRun, easy and hard, that knows what the camera shows and no more; started again with the same folder, it goes on
-where it stopped.
+"""Train the planner's apprentice, as which the sighted expert begins; started again with the same folder, it goes on where it stopped.
 
-The planner, which knows the whole level, teaches it (genie_agents/experts/apprentice.py). The expert that ships was made by
+The planner knows the whole level, the apprentice what the camera shows and no more (genie_agents/experts/apprentice.py). The one that the
+expert that ships began as was made by
 
     python experiments/train_apprentice.py --folder runs/apprentice --devices 2
 """
@@ -23,11 +23,11 @@ class Settings:
     """What to train on, and for how long."""
 
     folder: Path
-    """where the expert is saved, and found again"""
+    """where the apprentice is saved, and found again"""
     minutes: float | None = None
     """end this call after so much time; the same command goes on"""
     network: ApprenticeConfig = ApprenticeConfig()
-    """2 moves are run and jump, more brake before they jump"""
+    """2 moves are run and jump, more brake before they jump; the sighted expert needs at least 3"""
     training: TrainingConfig = TrainingConfig(steps=5_500, learning_rate=1e-3)
     num_envs: int = 128
     """decisions played, and labelled by the planner, in a step"""

@@ -1,1 +1,1 @@
-"""Experts that play CoinRun well enough to be imitated: an untrained planner, its apprentice, who knows what the camera shows, and PPO."""
+"""Experts that play CoinRun well enough to be imitated: an untrained planner, one that sees what the camera shows, and PPO."""

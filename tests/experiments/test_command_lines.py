@@ -22,8 +22,10 @@ from train_world_model import Training  # noqa: E402
 from world_model_settings import PRESETS as WORLD_PRESETS  # noqa: E402
 
 from genie_agents.coinrun import LEFT, NOOP, RIGHT, RIGHT_UP  # noqa: E402
+from genie_agents.experts.apprentice import Apprentice, ApprenticeConfig  # noqa: E402
 from genie_agents.policy import PolicyConfig  # noqa: E402
 from world_model.data import VideoFile, VideoWriter  # noqa: E402
+from world_model.serialization import save_model  # noqa: E402
 
 
 def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -201,6 +203,20 @@ def test_an_apprentice_is_taught_and_goes_on(tmp_path):
     assert (tmp_path / "model.safetensors").read_bytes() != weights
     refused = run("train_apprentice.py", *arguments[:-1], "4")
     assert refused.returncode != 0 and "to start anew, or use the settings it was written with" in refused.stderr
+
+
+def test_a_sighted_expert_comes_of_an_apprentice_and_goes_on(tmp_path):
+    save_model(tmp_path / "apprentice", Apprentice(ApprenticeConfig(hidden=(8,))))
+    arguments = ("--folder", str(tmp_path), "--apprentice", str(tmp_path / "apprentice"), "--levels", "2", "--num-envs", "4")
+    arguments += ("--decisions-per-rollout", "8", "--batch-size", "16")
+    first = run("train_sighted.py", *arguments, "--total-decisions", "32")
+    assert first.returncode == 0 and "32.0/32.0" in first.stderr, first.stderr
+    weights = (tmp_path / "model.safetensors").read_bytes()
+    second = run("train_sighted.py", *arguments, "--total-decisions", "64")
+    assert second.returncode == 0 and "64.0/64.0" in second.stderr, second.stderr
+    assert (tmp_path / "model.safetensors").read_bytes() != weights
+    refused = run("train_sighted.py", *arguments[:2], "--apprentice", "coinrun-small")
+    assert refused.returncode != 0 and "describes a Genie" in refused.stderr, refused.stderr
 
 
 def test_a_stage_is_built_once_redone_when_what_is_below_changes_and_resumed_when_cut(tmp_path):
