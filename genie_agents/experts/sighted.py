@@ -18,8 +18,7 @@ from genie_agents.coinrun import LEFT, RIGHT, RIGHT_UP, ProcgenEnv
 from genie_agents.experts.apprentice import Apprentice
 from genie_agents.experts.compiled_coinrun import KEYS, OBSERVATION_SIZE
 from genie_agents.experts.game_state import read_state
-from genie_agents.experts.planner import Planner, PlannerConfig
-from genie_agents.experts.run_and_jump import AgentTracker
+from genie_agents.experts.run_and_jump import AgentTracker, make_teacher
 from genie_agents.experts.view import look
 from world_model.serialization import load_model
 
@@ -119,12 +118,11 @@ class SightedExpert:
         if self.num_keys not in (2, len(KEYS)):
             raise ValueError(f"num_keys is {num_keys}; this expert plays with 3 keys, or with 2 if it is not to brake")
         self._may_brake = np.array([self.num_keys == len(KEYS)], dtype=np.float32)
-        # Says what is lost. The heavy heuristic makes it four times as fast, and it overlooks fewer narrow ways.
-        self._planner = Planner(PlannerConfig(ground_keys=KEYS[: self.num_keys], air_keys=(RIGHT,), heuristic_weight=2.0, max_nodes=20_000))
+        self._teacher = make_teacher(self.num_keys)  # says what is lost to one who has these keys: the first moves begin with them
 
     def begin(self, env: ProcgenEnv) -> bool:
         self._env, self._agent = env, AgentTracker(env)
-        return self._planner.plan(env.get_state().simulator) is not None
+        return self._teacher.plan(env.get_state().simulator) is not None
 
     @torch.inference_mode()
     def act(self, obs: np.ndarray) -> int:

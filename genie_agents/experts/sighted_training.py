@@ -1,6 +1,7 @@
 """How the sighted expert comes from an apprentice: PPO (Stable-Baselines3) in CoinRun without its pictures.
 
-From nothing PPO seldom learns to brake; the planner's apprentice (`apprentice`) knows when that pays, but commits itself to its moves.
+From nothing, in a first attempt, PPO learned more slowly and did not brake; the planner's apprentice (`apprentice`) knows when that pays,
+but commits itself to its moves.
 """
 
 from __future__ import annotations
@@ -70,10 +71,10 @@ def train_sighted(
     *,
     total_decisions: int,
     minutes: float,
-    num_envs: int = 1024,
-    decisions_per_rollout: int = 64,
-    batch_size: int = 8192,
-    learning_rate: float = 5e-4,
+    num_envs: int,
+    decisions_per_rollout: int,
+    batch_size: int,
+    learning_rate: float,
     seed: int = 0,
     on_rollout: Callable[[int, float], None] | None = None,
 ) -> SightedPolicy:

@@ -101,7 +101,11 @@ def test_an_expert_may_be_kept_from_braking():
         keys[name] = {int(key) for part in segments for segment in part for key in segment.actions}
     assert keys == {"sighted": {LEFT, RIGHT, RIGHT_UP}, "sighted:2": {RIGHT, RIGHT_UP}}
     assert identify_expert("sighted:2") == identify_expert("sighted") + ":2"
-    assert always(LEFT, num_keys=2).num_keys == 2
+    env.reset(options={"level_seed": 900_000})
+    for num_keys, key in ((3, LEFT), (2, RIGHT_UP)):
+        expert = always(LEFT, num_keys=num_keys)
+        expert.begin(env)
+        assert expert.act(np.zeros(0)) == key
     with pytest.raises(FileNotFoundError, match="no expert 'sighted:two'"):
         make_expert("sighted:two", seed=0)
     for name in ("sighted:4", "sighted:1", "sighted:0"):
@@ -130,7 +134,7 @@ def test_it_learns_from_reward_and_goes_on(tmp_path):
     torch.manual_seed(0)
     apprentice, levels = Apprentice(ApprenticeConfig(hidden=(64,))), read_levels("easy", range(30_000, 30_004))
     returns = []
-    options = {"minutes": 10, "num_envs": 32, "batch_size": 256, "learning_rate": 2e-3}
+    options = {"minutes": 10, "num_envs": 32, "decisions_per_rollout": 64, "batch_size": 256, "learning_rate": 2e-3}
 
     def on_rollout(decisions, mean_return):
         returns.append((decisions, mean_return))
