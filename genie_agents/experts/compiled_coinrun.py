@@ -31,7 +31,7 @@ MAX_FRAMES = 320
 """A level that takes longer counts as lost: a win takes 60 to 130 frames."""
 
 # Beside the coin's reward of 1. They are small, and make a player run where nothing speaks for another key, and never dither.
-_KEY_COSTS = np.array([0.0, 0.003, 0.003])
+_KEY_COSTS = np.array([0.0, 0.005, 0.003])
 _FRAME_COST = 0.0002
 _IDLE_COST = 0.01  # for a key that leads nowhere, RIGHT before a wall: nothing changes then, and who decides anew would press it for ever
 
@@ -89,7 +89,7 @@ class CompiledCoinRun(VectorEnv[np.ndarray, np.ndarray, Any]):
     metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
 
     def __init__(
-        self, beginnings: Sequence[GameState], num_envs: int, *, blur: float = 0.1, slip: float = 0.03, braking_share: float = 0.67
+        self, beginnings: Sequence[GameState], num_envs: int, *, blur: float = 0.1, slip: float = 0.01, braking_share: float = 0.67
     ) -> None:
         if not beginnings or num_envs < 1:
             raise ValueError(f"{len(beginnings)} levels and {num_envs} games were given; there must be at least one of each")
