@@ -105,7 +105,7 @@ def train_sighted(
                 n_steps=decisions_per_rollout,
                 batch_size=batch_size,
                 n_epochs=2,
-                gamma=1.0,  # a jump is one decision and a run of the same length eight: discounted, risky leaps would pay
+                gamma=1.0,  # a jump is one decision and a run of the same length 17: discounted, risky leaps would pay
                 gae_lambda=0.95,
                 policy_kwargs={
                     "actor": policy.head,
