@@ -154,8 +154,8 @@ class Settings(LatentActionSettings):
             raise ValueError("agents is empty; choose at least one")
         if not self.train_lam and (self.lam_games != ("coinrun",) or self.lam_labels):
             raise ValueError("lam_games and lam_labels are for a latent action model trained anew; add --train-lam")
-        if self.finetune_steps and self.policy.architecture != "nature":
-            raise ValueError(f"finetune_steps needs a policy of the nature architecture, not {self.policy.architecture!r}")
+        if self.finetune_steps and self.policy.architecture == "st_vivit":
+            raise ValueError("finetune_steps needs a nature or an impala policy, not 'st_vivit'")
         for name in ("labelled_samples", "relabelled_samples"):
             if not getattr(self, name) or min(getattr(self, name)) < 1:
                 raise ValueError(f"{name} needs at least one number, each at least 1")

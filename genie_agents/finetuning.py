@@ -27,7 +27,7 @@ from genie_agents.coinrun import DEMONSTRATION_LEVELS, NUM_ACTIONS, ProcgenEnv
 from genie_agents.evaluation import LastFrames
 from genie_agents.experts.players import PPO_CHECKPOINT
 from genie_agents.experts.ppo import PretrainedActorCritic, TimeLimit, save
-from genie_agents.policy import NatureNetwork, Policy, stack
+from genie_agents.policy import ImpalaNetwork, NatureNetwork, Policy, stack
 
 CHANCE_OF_UNSEEN = 0.01
 """Share of the chances of each latent action that goes to keys which no labelled sample showed: PPO may still discover them."""
@@ -36,7 +36,7 @@ CHANCE_OF_UNSEEN = 0.01
 class ClonedFeatures(BaseFeaturesExtractor):
     """The cloned network without its last layer, as a Stable-Baselines3 features extractor."""
 
-    def __init__(self, observation_space: gymnasium.spaces.Box, network: NatureNetwork, features_dim: int) -> None:
+    def __init__(self, observation_space: gymnasium.spaces.Box, network: NatureNetwork | ImpalaNetwork, features_dim: int) -> None:
         super().__init__(observation_space, features_dim)
         self.encoder, self.hidden = network.encoder, network.head[:-1]
 
@@ -91,7 +91,7 @@ def finetune(
     device: str | torch.device = "cpu",
     on_rollout: Callable[[int, float], None] | None = None,
 ) -> FinetunedAgent:
-    """Improve `policy` (a Nature network) by PPO for `total_steps` environment steps of CoinRun; `policy` itself changes with it.
+    """Improve `policy` (a Nature or IMPALA network) by PPO for `total_steps` environment steps of CoinRun; `policy` itself changes with it.
 
     `mapping` belongs to a policy of latent actions; None for one of real actions. `on_rollout(steps, mean return of the last 100
     episodes)` is called after each rollout of `num_envs` x `steps_per_rollout` steps, and the model saved in `folder`. A call that was
@@ -99,11 +99,11 @@ def finetune(
     Hyper-parameters are those of the Procgen paper (Cobbe et al. 2020, appendix D) but for the learning rate.
 
     Raises:
-        ValueError: a policy of another architecture, or one whose actions are neither the mapping's nor Procgen's.
+        ValueError: an ST-ViViT policy, which needs its previous actions, or one whose actions are neither the mapping's nor Procgen's.
     """
     network = policy.network
-    if not isinstance(network, NatureNetwork):
-        raise ValueError(f"only policies of the nature architecture can be fine-tuned, not {policy.config.architecture!r}")
+    if not isinstance(network, NatureNetwork | ImpalaNetwork):
+        raise ValueError(f"only nature and impala policies can be fine-tuned, not {policy.config.architecture!r}")
     expected = NUM_ACTIONS if mapping is None else len(mapping.real_actions)
     if policy.config.num_actions != expected:
         raise ValueError(

@@ -11,11 +11,14 @@ from genie_agents.finetuning import CHANCE_OF_UNSEEN, FinetunedAgent, LatentHead
 from genie_agents.policy import Policy, PolicyConfig
 
 SMALL = {"num_envs": 2, "steps_per_rollout": 8}
+NATURE = PolicyConfig(num_actions=2, architecture="nature", hidden=16)
+IMPALA = PolicyConfig(num_actions=2, architecture="impala", channels=(8, 8), hidden=16)
 MAPPING = LatentToRealMapping([np.array([RIGHT]), np.array([RIGHT_UP, RIGHT_UP, RIGHT])])
 
 
-def test_the_first_actions_are_those_of_the_cloned_policy_and_its_mapping(tmp_path):
-    policy = Policy(PolicyConfig(num_actions=2, hidden=16)).eval()
+@pytest.mark.parametrize("config", [NATURE, IMPALA], ids=["nature", "impala"])
+def test_the_first_actions_are_those_of_the_cloned_policy_and_its_mapping(tmp_path, config):
+    policy = Policy(config).eval()
     frames = torch.randint(0, 256, (5, 2, 64, 64, 3), dtype=torch.uint8)
     with torch.no_grad():
         latent = policy(frames, torch.full((5, 2), -1))[:, -1].softmax(-1).numpy()
@@ -25,8 +28,9 @@ def test_the_first_actions_are_those_of_the_cloned_policy_and_its_mapping(tmp_pa
     np.testing.assert_allclose(chances, expected, atol=1e-5)
 
 
-def test_all_that_was_cloned_learns_on(tmp_path):
-    policy = Policy(PolicyConfig(num_actions=2, hidden=16))
+@pytest.mark.parametrize("config", [NATURE, IMPALA], ids=["nature", "impala"])
+def test_all_that_was_cloned_learns_on(tmp_path, config):
+    policy = Policy(config)
     before = {name: weight.clone() for name, weight in policy.state_dict().items()}
     agent = finetune(tmp_path, policy, MAPPING, total_steps=16, learning_rate=1e-3, **SMALL)
     assert all((weight != before[name]).any() for name, weight in policy.state_dict().items())
@@ -66,8 +70,8 @@ def test_a_finetuned_agent_plays_by_seed(tmp_path):
 
 
 def test_what_cannot_be_finetuned_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="nature architecture can be fine-tuned, not 'impala'"):
-        finetune(tmp_path, Policy(PolicyConfig(num_actions=15, architecture="impala", channels=(8,), hidden=8)), None, total_steps=1)
+    with pytest.raises(ValueError, match="nature and impala policies can be fine-tuned, not 'st_vivit'"):
+        finetune(tmp_path, Policy(PolicyConfig(num_actions=15, architecture="st_vivit")), None, total_steps=1)
     with pytest.raises(ValueError, match="among 3 actions, and 2 are to be mapped"):
         finetune(tmp_path, Policy(PolicyConfig(num_actions=3, hidden=8)), MAPPING, total_steps=1)
     with pytest.raises(ValueError, match="with its mapping, or one of real actions without"):
