@@ -109,7 +109,7 @@ class Settings(LatentActionSettings):
     train_lam: bool = False
     """train a latent action model anew instead, on videos of levels that cloning never sees"""
 
-    policy: PolicyConfig = PolicyConfig(num_actions=15)
+    policy: PolicyConfig = PolicyConfig(num_actions=15, architecture="impala", channels=(16, 32, 32), blocks=1, hidden=256)
     cloning: TrainingConfig = TrainingConfig(steps=6000)
     cloning_batch_size: int = 256
     label_balance: float = 0.5
@@ -189,7 +189,7 @@ SMOKE = replace(
     lam_training=TrainingConfig(steps=3),
     lam_clip_length=5,
     lam_batch_size=2,
-    policy=PolicyConfig(num_actions=15, hidden=16),
+    policy=PolicyConfig(num_actions=15, architecture="impala", channels=(4, 8), blocks=1, hidden=16),
     cloning=TrainingConfig(steps=3),
     cloning_batch_size=8,
     n_label_cloning=TrainingConfig(steps=2),

@@ -110,7 +110,7 @@ class ImpalaNetwork(nn.Module):
 
 
 class NatureNetwork(nn.Module):
-    """Mnih et al. 2015: strided convolutions without pooling. Ten times cheaper than IMPALA, and it keeps where in a cell things are."""
+    """Mnih et al. 2015: strided convolutions without pooling, the cheapest of the three."""
 
     def __init__(self, config: PolicyConfig) -> None:
         super().__init__()
