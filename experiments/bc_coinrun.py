@@ -13,7 +13,7 @@ Agents, a curve each (--agents):
     n_label_bc            same network cloned on the N labelled samples alone: what the mapping must beat
     random, constant_right_up    the latter solves about two thirds by itself, as a collapsed policy would
 
-    python experiments/bc_coinrun.py                   # the demo: half an hour on one CPU core
+    python experiments/bc_coinrun.py                   # the demo: an hour on one CPU core
     python experiments/bc_coinrun.py --preset paper    # the paper's protocol: 100 levels x 5 seeds, a policy per seed
     python experiments/bc_coinrun.py --agents genie_lam oracle             # the paper's agent
     python experiments/bc_coinrun.py --expert sighted --lam coinrun-small    # an expert that brakes, a model that has seen CoinRun

@@ -86,7 +86,7 @@ class Settings(LatentActionSettings):
     """Options of the study; the defaults are those of the chosen preset. One policy is cloned from the videos of all difficulties."""
 
     preset: Literal["demo", "paper", "smoke"] = "demo"
-    """demo: half an hour on one CPU core; paper: the full protocol, for a GPU or a night; smoke: seconds, for tests"""
+    """demo: an hour on one CPU core; paper: the full protocol, for a GPU or a night; smoke: seconds, for tests"""
     output: Path = Path("runs/bc_coinrun/demo")
     """folder for results.csv, summary.json, level_solve.png and agent.gif"""
 
