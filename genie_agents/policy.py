@@ -110,7 +110,7 @@ class ImpalaNetwork(nn.Module):
 
 
 class NatureNetwork(nn.Module):
-    """Mnih et al. 2015: strided convolutions without pooling, the cheapest of the three."""
+    """Mnih et al. 2015: strided convolutions without pooling, cheaper a step than IMPALA."""
 
     def __init__(self, config: PolicyConfig) -> None:
         super().__init__()
