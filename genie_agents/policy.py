@@ -89,6 +89,12 @@ class ImpalaEncoder(nn.Module):
         return self.layers(images.contiguous(memory_format=torch.channels_last))
 
 
+def make_head(num_features: int, config: PolicyConfig) -> nn.Sequential:
+    hidden = nn.Linear(num_features, config.hidden)
+    hidden.hidden_layers = True  # type: ignore[assignment]  # Muon may train it and the encoder, not the last layer
+    return nn.Sequential(hidden, nn.ReLU(), nn.Linear(config.hidden, config.num_actions))
+
+
 class ImpalaNetwork(nn.Module):
     """Frames stacked along channels; previous actions unused."""
 
@@ -101,9 +107,8 @@ class ImpalaNetwork(nn.Module):
             blocks=config.blocks,
             stem_stride=config.stem_stride,
         ).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.head = nn.Sequential(
-            nn.Linear(self.encoder.num_features, config.hidden), nn.ReLU(), nn.Linear(config.hidden, config.num_actions)
-        )
+        self.head = make_head(self.encoder.num_features, config)
+        self.encoder.hidden_layers = True
 
     def forward(self, frames: Tensor, previous_actions: Tensor) -> Tensor:
         return self.head(self.encoder(stack(frames)))[:, None]
@@ -124,7 +129,8 @@ class NatureNetwork(nn.Module):
             nn.Flatten(),
         ).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         grid = ((config.image_size - 8) // 4 + 1 - 4) // 2 + 1 - 2
-        self.head = nn.Sequential(nn.Linear(64 * grid**2, config.hidden), nn.ReLU(), nn.Linear(config.hidden, config.num_actions))
+        self.head = make_head(64 * grid**2, config)
+        self.encoder.hidden_layers = True
 
     def forward(self, frames: Tensor, previous_actions: Tensor) -> Tensor:
         return self.head(self.encoder(stack(frames)))[:, None]

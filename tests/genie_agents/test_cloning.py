@@ -8,6 +8,7 @@ from genie_agents.cloning import CloningBatches, Videos, clone
 from genie_agents.policy import Policy, PolicyConfig
 from world_model.data import VideoFile, VideoWriter
 from world_model.training import TrainingConfig
+from world_model.training.state import make_optimizers
 
 NATURE = PolicyConfig(num_actions=2, architecture="nature", hidden=32, image_size=40)
 IMPALA = PolicyConfig(num_actions=2, architecture="impala", channels=(4, 8), hidden=16, image_size=40)
@@ -117,15 +118,28 @@ def test_frames_of_greater_weight_are_drawn_more_often(videos):
             CloningBatches(loaded, labels, samples, num_frames=1, batch_size=50, seed=1, weights=weights)
 
 
+@pytest.mark.parametrize("muon_learning_rate", [0.0, 0.01])
 @pytest.mark.parametrize("config", [NATURE, IMPALA, ST_VIVIT], ids=["nature", "impala", "st_vivit"])
-def test_clones_what_the_labels_say(videos, config):
+def test_clones_what_the_labels_say(videos, config, muon_learning_rate):
     loaded, labels = videos
-    policy = clone(config, TrainingConfig(steps=200, learning_rate=3e-3, warmup_steps=5), loaded, labels, batch_size=32)
+    training = TrainingConfig(steps=200, learning_rate=3e-3, muon_learning_rate=muon_learning_rate, warmup_steps=5)
+    policy = clone(config, training, loaded, labels, batch_size=32)
     samples = np.flatnonzero(labels >= 0)
     batch = CloningBatches(loaded, labels, samples, num_frames=config.num_frames, batch_size=1, seed=0).gather(samples)
     with torch.no_grad():
         chosen = policy(batch.frames, batch.previous_actions)[:, -1].argmax(-1)
     assert (chosen == batch.labels[:, -1]).float().mean() > 0.95
+
+
+@pytest.mark.parametrize("config", [NATURE, IMPALA], ids=["nature", "impala"])
+def test_muon_trains_every_layer_but_the_last(config):
+    policy = Policy(config)
+    adamw, muon = make_optimizers(policy, TrainingConfig(steps=1, muon_learning_rate=0.01))
+    names = {weight: name for name, weight in policy.named_parameters()}
+    by_adamw = {names[weight] for group in adamw.param_groups for weight in group["params"]}
+    by_muon = {names[weight] for group in muon.param_groups for weight in group["params"]}
+    assert by_muon == {name for name in names.values() if name.endswith("weight")} - {"network.head.2.weight"}
+    assert by_adamw == set(names.values()) - by_muon
 
 
 def test_st_vivit_is_causal_and_the_others_see_their_whole_stack():
@@ -144,9 +158,10 @@ def test_st_vivit_is_causal_and_the_others_see_their_whole_stack():
         assert (policy(frames, previous) != policy(changed, previous)).any()
 
 
-def test_interrupted_cloning_resumes_bit_identically(videos, tmp_path):
+@pytest.mark.parametrize("muon_learning_rate", [0.0, 0.01])
+def test_interrupted_cloning_resumes_bit_identically(videos, tmp_path, muon_learning_rate):
     loaded, labels = videos
-    training = TrainingConfig(steps=12)
+    training = TrainingConfig(steps=12, muon_learning_rate=muon_learning_rate)
 
     def interrupt(step, metrics):
         if step == 5:

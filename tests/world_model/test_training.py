@@ -116,7 +116,7 @@ def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path
     assert_same_weights(whole, finished)
 
 
-def test_muon_trains_the_matrices_of_blocks_and_resumes_bit_for_bit(tmp_path: Path) -> None:
+def test_muon_trains_the_matrices_of_hidden_layers_and_resumes_bit_for_bit(tmp_path: Path) -> None:
     config = TrainingConfig(steps=20, warmup_steps=1, min_learning_rate=1e-3, muon_learning_rate=0.02)
     adamw, muon = make_optimizers(TransformerModel(), config)
     assert isinstance(adamw, torch.optim.AdamW) and isinstance(muon, Muon)
@@ -150,6 +150,16 @@ def test_muon_is_that_of_torch_but_for_rounding() -> None:
         ends.append(weights)
     for start, ours, theirs in zip(starts, *ends, strict=True):
         assert torch.linalg.matrix_norm(ours - theirs) < 0.02 * torch.linalg.matrix_norm(ours - start)  # bfloat16 has 3 digits
+
+
+def test_muon_takes_the_kernels_of_a_convolution_as_a_matrix() -> None:
+    kernels, gradient = torch.randn(8, 4, 3, 3).to(memory_format=torch.channels_last), torch.randn(8, 4, 3, 3)
+    convolution, matrix = nn.Parameter(kernels.clone()), nn.Parameter(kernels.flatten(1).clone())
+    for weight in (convolution, matrix):
+        weight.grad = gradient.reshape(weight.shape)
+        Muon([weight], lr=0.1, weight_decay=0.01).step()
+    assert (convolution != kernels).any()
+    torch.testing.assert_close(convolution.flatten(1), matrix)
 
 
 def test_muon_refuses_what_is_no_matrix() -> None:

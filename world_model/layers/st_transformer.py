@@ -157,6 +157,8 @@ class JointAttention(nn.Module):
 class STBlock(nn.Module):
     """Spatial attention, causal temporal attention, then ONE feed-forward; each on normalised input, added to the stream."""
 
+    hidden_layers = True  # Muon may train its matrices
+
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         d_model, hidden = config.d_model, config.feed_forward_expansion * config.d_model

@@ -9,7 +9,7 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """How to optimise: with AdamW, and the matrices of transformer blocks with Muon (Jordan et al. 2024) where it is given a rate.
+    """How to optimise: with AdamW, and the matrices of hidden layers with Muon (Jordan et al. 2024) where it is given a rate.
 
     `schedule`: linear warm-up, then "cosine" falls to `min_learning_rate` at `steps`, and "wsd" (warm-up, stable, decay; Hu et al. 2024)
     stays at `learning_rate` and falls linearly over the last `decay_fraction` of the steps.

@@ -1,7 +1,8 @@
 """Muon (Jordan et al. 2024): every step of a weight matrix is the orthogonal matrix nearest to its gradient's running mean.
 
 torch.optim.Muon is the same for one matrix at a time and always in bfloat16, which processors without bfloat16 only emulate: there it
-took half of the training step of a dynamics model. This one takes matrices of one shape together, in the arithmetic that is fast.
+took half of the training step of a dynamics model. This one takes matrices of one shape together, in the arithmetic that is fast, and
+convolutions too.
 """
 
 from __future__ import annotations
@@ -20,31 +21,35 @@ ITERATIONS = 5
 
 
 class Muon(torch.optim.Optimizer):
-    """Nesterov momentum, orthogonalised; for matrices only. Weights (R, C) move by lr * sqrt(max(1, R / C)) in every direction."""
+    """Nesterov momentum, orthogonalised. Weights (R, C) move by lr * sqrt(max(1, R / C)) in every direction.
 
-    def __init__(self, matrices: Iterable[Tensor], *, lr: float, weight_decay: float, momentum: float = 0.95) -> None:
-        super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+    A convolution's kernels (R, channels, height, width) are a matrix with a row an output channel. Vectors are refused by a ValueError.
+    """
+
+    def __init__(self, weights: Iterable[Tensor], *, lr: float, weight_decay: float, momentum: float = 0.95) -> None:
+        super().__init__(weights, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
         for group in self.param_groups:
-            for matrix in group["params"]:
-                if matrix.ndim != 2:
-                    raise ValueError(f"Muon is for matrices, got weights of shape {tuple(matrix.shape)}: give those to AdamW")
-                self.state[matrix] = {"momentum_buffer": torch.zeros_like(matrix, requires_grad=False)}
+            for weight in group["params"]:
+                if weight.ndim < 2:
+                    raise ValueError(f"Muon is for matrices, got weights of shape {tuple(weight.shape)}: give those to AdamW")
+                self.state[weight] = {"momentum_buffer": torch.zeros_like(weight, requires_grad=False)}
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]  # nothing here evaluates the loss again
         for group in self.param_groups:
             by_shape = defaultdict(list)
-            for matrix in group["params"]:
-                if matrix.grad is not None:
-                    by_shape[matrix.shape].append(matrix)
-            for (rows, columns), matrices in by_shape.items():
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    by_shape[weight.shape].append(weight)
+            for weights in by_shape.values():
                 updates = []
-                for matrix in matrices:
-                    mean = self.state[matrix]["momentum_buffer"].lerp_(matrix.grad, 1 - group["momentum"])
-                    updates.append(matrix.grad.lerp(mean, group["momentum"]))
+                for weight in weights:
+                    mean = self.state[weight]["momentum_buffer"].lerp_(weight.grad, 1 - group["momentum"])
+                    updates.append(weight.grad.lerp(mean, group["momentum"]).flatten(1))
+                rows, columns = updates[0].shape
                 rate = group["lr"] * math.sqrt(max(1, rows / columns))
-                for matrix, update in zip(matrices, orthogonalise(torch.stack(updates)), strict=True):
-                    matrix.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-rate)
+                for weight, update in zip(weights, orthogonalise(torch.stack(updates)), strict=True):
+                    weight.mul_(1 - group["lr"] * group["weight_decay"]).add_(update.reshape(weight.shape), alpha=-rate)
 
 
 def orthogonalise(matrices: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from world_model.layers.st_transformer import STBlock
 from world_model.training.config import TrainingConfig
 from world_model.training.muon import Muon
 
@@ -66,12 +65,13 @@ class TrainingState:
 
 
 def make_optimizers(model: nn.Module, config: TrainingConfig) -> list[torch.optim.Optimizer]:
-    """AdamW, with weight decay on matrices only, and Muon for the matrices of ST-blocks where `config` asks for it.
+    """AdamW, with weight decay on matrices only, and Muon for those of hidden layers where `config` asks for it.
 
-    Their moments are there from the start, so that a checkpoint can be read into them.
+    Hidden are the modules that say so by an attribute, `hidden_layers = True`. The moments are there from the start, so that a checkpoint
+    can be read into them.
     """
-    blocks = [block for block in model.modules() if isinstance(block, STBlock)] if config.muon_learning_rate else []
-    matrices = [weight for block in blocks for weight in block.parameters() if weight.requires_grad and weight.ndim == 2]
+    hidden = [module for module in model.modules() if getattr(module, "hidden_layers", False)] if config.muon_learning_rate else []
+    matrices = [weight for module in hidden for weight in module.parameters() if weight.requires_grad and weight.ndim >= 2]
     others = [weight for weight in model.parameters() if weight.requires_grad and not any(weight is matrix for matrix in matrices)]
     groups = [
         {"params": [weight for weight in others if weight.ndim >= 2], "weight_decay": config.weight_decay},
