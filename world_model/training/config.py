@@ -13,7 +13,8 @@ class TrainingConfig:
 
     `schedule`: linear warm-up, then "cosine" falls to `min_learning_rate` at `steps`, and "wsd" (warm-up, stable, decay; Hu et al. 2024)
     stays at `learning_rate` and falls linearly over the last `decay_fraction` of the steps.
-    `muon_learning_rate`: above 0, the rate of Muon, which follows the same schedule; typically 0.02. Not with FSDP.
+    `muon_learning_rate`: above 0, the rate of Muon, which follows the same schedule; typically 0.02. Not with FSDP. Its steps
+    are all of one size: `muon_weight_decay` is what keeps weights from growing with their number.
     `ema_decay`: above 0, the trained model holds an exponential moving average of its weights, of that decay a step.
     """
 
@@ -21,6 +22,7 @@ class TrainingConfig:
     learning_rate: float = 1e-3
     min_learning_rate: float = 1e-5
     muon_learning_rate: float = 0.0
+    muon_weight_decay: float = 0.01
     schedule: Literal["cosine", "wsd"] = "cosine"
     warmup_steps: int = 100
     decay_fraction: float = 0.1
@@ -45,8 +47,9 @@ class TrainingConfig:
             raise ValueError(f"warmup_steps is {self.warmup_steps}; give 0 for no warm-up, or more")
         if not 0 < self.decay_fraction <= 1:
             raise ValueError(f"decay_fraction is {self.decay_fraction}; give the share of the steps that decay, above 0 and up to 1")
-        if self.weight_decay < 0:
-            raise ValueError(f"weight_decay is {self.weight_decay}; give 0 for none, or more")
+        for name in ("weight_decay", "muon_weight_decay"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; give 0 for none, or more")
         for name in ("beta1", "beta2", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; give a decay of at least 0 and below 1")

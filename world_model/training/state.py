@@ -85,8 +85,7 @@ def make_optimizers(model: nn.Module, config: TrainingConfig) -> list[torch.opti
     if matrices:
         if any(hasattr(matrix, "full_tensor") for matrix in matrices):
             raise ValueError("Muon needs whole matrices and FSDP splits them: set muon_learning_rate to 0, or use strategy='ddp'")
-        # Muon's steps are all of one size: its decay is what keeps weights from growing with their number.
-        optimizers.append(Muon(matrices, lr=config.muon_learning_rate, weight_decay=0.01))
+        optimizers.append(Muon(matrices, lr=config.muon_learning_rate, weight_decay=config.muon_weight_decay))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
