@@ -50,7 +50,7 @@ from genie_agents.evaluation import Agent, evaluate
 from genie_agents.policy import Policy
 from world_model import LatentActionLabeller
 from world_model.files import replace_when_written
-from world_model.training import keep_freed_memory
+from world_model.training import tune_cpu
 
 
 class Study:
@@ -198,7 +198,7 @@ def main() -> None:
     finder.add_argument("--preset", default="demo", choices=PRESETS)
     preset = finder.parse_known_args()[0].preset
     settings = tyro.cli(Settings, default=PRESETS[preset], description=__doc__)
-    keep_freed_memory()
+    tune_cpu()
     with stoppable(settings.runs, settings.minutes):
         Study(settings).run()
     print(f"results.csv, summary.json and the pictures are in {settings.output}")

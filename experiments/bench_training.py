@@ -21,7 +21,7 @@ from world_model import DynamicsConfig, DynamicsModel, VideoTokenizer, VideoToke
 from world_model.dynamics import draw_mask, dynamics_loss
 from world_model.layers.st_transformer import TransformerConfig
 from world_model.tokenizer import tokenizer_loss
-from world_model.training import keep_freed_memory
+from world_model.training import tune_cpu
 
 FRAMES = 16
 
@@ -70,7 +70,7 @@ def seconds_per_step(model: torch.nn.Module, loss: Callable[..., Tensor], settin
 
 def main() -> None:
     settings = tyro.cli(Settings, description=__doc__)
-    keep_freed_memory()
+    tune_cpu()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     layers = TransformerConfig(num_layers=4, d_model=256, num_heads=8, temporal_window=FRAMES)
     parts: dict[str, tuple[Callable[[], torch.nn.Module], Callable[..., Tensor]]] = {

@@ -33,7 +33,7 @@ from genie_agents.policy import Policy
 from world_model import Genie, GenieConfig, LatentActionLabeller
 from world_model.data import VideoFile
 from world_model.serialization import change_config, name_model_class
-from world_model.training import TrainingConfig, keep_freed_memory
+from world_model.training import TrainingConfig, tune_cpu
 
 BATCH_SIZE = 128  # of the supervised model's training
 
@@ -165,7 +165,7 @@ def main() -> None:
     settings = tyro.cli(Settings, description=__doc__)
     if settings.write_meanings and name_model_class(settings.model) != "Genie":
         raise SystemExit(f"--write-meanings: {settings.model} is no world; give the folder of a Genie, or leave the option out")
-    keep_freed_memory()
+    tune_cpu()
     labeller = LatentActionLabeller.from_pretrained(settings.model)
     reports = Study(settings).reports(labeller)
     codes = [report["latent_actions"] for report in reports.values()]

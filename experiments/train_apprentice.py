@@ -15,7 +15,7 @@ import tyro
 from progress import training_bar
 
 from genie_agents.experts.apprentice import ApprenticeConfig, train_apprentice
-from world_model.training import TrainingConfig, keep_freed_memory, make_fabric
+from world_model.training import TrainingConfig, make_fabric, tune_cpu
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class Settings:
 
 def main() -> None:
     settings = tyro.cli(Settings, description=__doc__)
-    keep_freed_memory()
+    tune_cpu()
     options = dict(vars(settings))
     fabric = make_fabric(devices=options.pop("devices"), accelerator="cpu")  # most of the time goes into planning
     train_apprentice(

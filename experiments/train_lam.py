@@ -26,7 +26,7 @@ from stopping import stoppable
 from genie_agents.coinrun import DIFFICULTIES
 from world_model import LatentActionLabeller, LatentActionModel
 from world_model.serialization import save_model
-from world_model.training import keep_freed_memory
+from world_model.training import tune_cpu
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +83,7 @@ def card(settings: CardSettings, reports: dict[str, dict[str, Any]], seconds: di
 
 def main() -> None:
     settings = tyro.cli(CardSettings, description=__doc__)
-    keep_freed_memory()
+    tune_cpu()
     study = Study(Settings(train_lam=True, **vars(settings)))
     with stoppable(settings.runs, settings.minutes):
         folder = study.videos.train_latent_action_model()

@@ -20,7 +20,7 @@ from genie_agents.coinrun import DEMONSTRATION_LEVELS, DIFFICULTIES
 from genie_agents.experts.apprentice import Apprentice
 from genie_agents.experts.compiled_coinrun import read_levels
 from genie_agents.experts.sighted_training import train_sighted
-from world_model.training import keep_freed_memory
+from world_model.training import tune_cpu
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class Settings:
 
 def main() -> None:
     settings = tyro.cli(Settings, description=__doc__)
-    keep_freed_memory()
+    tune_cpu()
     options = dict(vars(settings))
     apprentice = Apprentice.from_pretrained(options.pop("apprentice"))
     level_seeds = DEMONSTRATION_LEVELS[: options.pop("levels")]

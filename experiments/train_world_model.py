@@ -36,7 +36,7 @@ from world_model.data import ClipBatch, ClipSampler, VideoFile
 from world_model.metrics import delta_psnr, psnr
 from world_model.rollout import to_uint8
 from world_model.serialization import find_model, identify_model, save_model
-from world_model.training import MetricsLog, gather_weights, keep_freed_memory, make_fabric, train
+from world_model.training import MetricsLog, gather_weights, make_fabric, train, tune_cpu
 from world_model.training.objectives import LossFunction, dynamics_objective, latent_action_objective, tokenizer_objective
 
 if TYPE_CHECKING:
@@ -255,7 +255,7 @@ def main() -> None:
     finder.add_argument("--preset", default="coinrun-small", choices=PRESETS)
     preset = finder.parse_known_args()[0].preset
     settings = tyro.cli(Settings, default=PRESETS[preset], description=__doc__)
-    keep_freed_memory()
+    tune_cpu()
     training = Training(settings)
     try:
         with stoppable(settings.runs):

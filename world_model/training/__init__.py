@@ -1,7 +1,7 @@
 """Training: one loop that every component shares, on any number of devices, with checkpoints from which a run goes on bit-identically."""
 
-from world_model.training.allocator import keep_freed_memory
 from world_model.training.config import DYNAMICS_TRAINING, TOKENIZER_TRAINING, TrainingConfig
+from world_model.training.cpu import tune_cpu
 from world_model.training.fabric import gather_weights, make_fabric
 from world_model.training.latent_actions import LabelledTransitions, train_latent_action_model
 from world_model.training.log import MetricsLog, read_log
@@ -16,7 +16,7 @@ __all__ = [
     "MetricsLog",
     "TrainingConfig",
     "gather_weights",
-    "keep_freed_memory",
+    "tune_cpu",
     "make_fabric",
     "read_log",
     "train",
