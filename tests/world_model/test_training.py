@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from world_model.layers.st_transformer import STTransformer, TransformerConfig
-from world_model.training import DYNAMICS_TRAINING, TOKENIZER_TRAINING, MetricsLog, TrainingConfig, read_log, train
+from world_model.training import DYNAMICS_TRAINING, TOKENIZER_TRAINING, MetricsLog, TrainingConfig, read_log, train, tune_cpu
 from world_model.training.muon import Muon
 from world_model.training.state import make_optimizers
 
@@ -165,6 +165,16 @@ def test_muon_takes_the_kernels_of_a_convolution_as_a_matrix() -> None:
 def test_muon_refuses_what_is_no_matrix() -> None:
     with pytest.raises(ValueError, match="AdamW"):
         Muon([nn.Parameter(torch.zeros(3))], lr=0.1, weight_decay=0.0)
+
+
+def test_a_tuned_cpu_takes_denormal_numbers_for_zero() -> None:
+    tiny = torch.full((16,), 2e-38)
+    assert (tiny * 0.1 > 0).all()
+    try:
+        tune_cpu()
+        assert (tiny * 0.1 == 0).all()
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def test_a_run_that_is_out_of_time_goes_on_in_the_next_call(tmp_path: Path) -> None:
