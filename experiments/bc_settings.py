@@ -110,7 +110,7 @@ class Settings(LatentActionSettings):
     """train a latent action model anew instead, on videos of levels that cloning never sees"""
 
     policy: PolicyConfig = PolicyConfig(num_actions=15, architecture="impala", channels=(16, 32, 32), blocks=1, hidden=256)
-    cloning: TrainingConfig = TrainingConfig(steps=6000)
+    cloning: TrainingConfig = TrainingConfig(steps=6000, muon_learning_rate=0.02, muon_weight_decay=0.5)
     cloning_batch_size: int = 256
     label_balance: float = 0.5
     """draw frames for cloning by the frequency of their label to the power of minus this: 0 as recorded, 1 all labels equally often"""
@@ -172,7 +172,7 @@ PAPER = replace(
     difficulties=DIFFICULTIES,
     levels=50_000,
     policy=PolicyConfig(num_actions=15, architecture="impala", channels=(32, 64, 64)),
-    cloning=TrainingConfig(steps=60_000, warmup_steps=1000),
+    cloning=replace(DEMO.cloning, steps=60_000, warmup_steps=1000),
     n_label_cloning=TrainingConfig(steps=1000),
     policy_per_seed=True,
     labelled_samples=(16, 32, 64, 128, 200, 256, 512, 1024),
@@ -190,7 +190,7 @@ SMOKE = replace(
     lam_clip_length=5,
     lam_batch_size=2,
     policy=PolicyConfig(num_actions=15, architecture="impala", channels=(4, 8), blocks=1, hidden=16),
-    cloning=TrainingConfig(steps=3),
+    cloning=replace(DEMO.cloning, steps=3),
     cloning_batch_size=8,
     n_label_cloning=TrainingConfig(steps=2),
     n_label_batch_size=8,
