@@ -13,7 +13,7 @@ def tune_cpu() -> None:
 
     Every step of a small network on a CPU allocates and frees the same tens of megabytes. Handing them back to the system costs the
     kernel time for fresh pages: where glibc keeps them, small networks trained 1.1 to 1.4 times as fast on 2 cores. And of a unit that
-    never fires, the moments of its gradient shrink until processors take a hundred times as long for each of them: cloning by Muon
+    never fires, the moments of its gradient shrink until processors take many times as long for each of them: cloning by Muon
     fell from 7 steps a second to 2. Both settings hold for the whole process, so scripts call this, not the library.
     """
     torch.set_flush_denormal(True)  # for this thread and those that it starts
