@@ -19,6 +19,7 @@ from genie_agents.cloning import clone
 from genie_agents.coinrun import NUM_ACTIONS, RIGHT_UP
 from genie_agents.evaluation import Agent, ClonedAgent, ConstantAgent, RandomAgent
 from genie_agents.policy import Policy
+from genie_agents.selection import drop_doubtful
 from world_model.training import TrainingConfig
 
 HIDDEN = {"linear": 0, "network": 64}  # units of the mappings that look at features
@@ -59,17 +60,22 @@ class Agents:
         return FeatureClassifier.fit(features, actions, hidden=HIDDEN[kind], seed=seed)
 
     def relabel(self, kind: str, difficulty: str, seed: int, count: int) -> np.ndarray:
-        """The key (N,) of every frame of a difficulty by the labels of `count` samples, -1 where there is no latent action."""
+        """The key (N,) of every frame of a difficulty by the labels of `count` samples, -1 where there is no latent action.
+
+        -1 too where a mapping that looks at features is in doubt: early in a jump UP may be held and does nothing, and such a label
+        would be noise.
+        """
         latent_actions = self.videos.latent_actions[difficulty]
         keys = np.full(len(latent_actions), -1)
         labelled = np.flatnonzero(latent_actions >= 0)
         if kind == "dictionary":
             keys[labelled] = self.dictionary(difficulty, seed, count).predict(latent_actions[labelled])
-        else:
-            classifier = self.relabeller(kind, difficulty, seed, count)
-            for part in np.array_split(labelled, len(labelled) // 10_000 + 1):
-                keys[part] = classifier.predict(self.videos.transition_features(difficulty, part))
-        return keys
+            return keys
+        classifier, confidence = self.relabeller(kind, difficulty, seed, count), np.zeros(len(keys))
+        for part in np.array_split(labelled, len(labelled) // 10_000 + 1):
+            chances = softmax(classifier.logits(self.videos.transition_features(difficulty, part)), axis=1)
+            keys[part], confidence[part] = chances.argmax(axis=1), chances.max(axis=1)
+        return drop_doubtful(keys, confidence, threshold=self.settings.relabelling_confidence)
 
     # Cloning
 
@@ -80,7 +86,8 @@ class Agents:
         few frames in seconds, and says so for all; what it cannot foretell is left to cloning.
         """
         videos = self.videos
-        usable = np.random.default_rng(self.settings.seed).permutation(videos.usable(difficulty))
+        usable = videos.usable(difficulty)
+        usable = np.random.default_rng(self.settings.seed).permutation(usable[labels[usable] >= 0])
         learned = usable[:FORETELLING_SAMPLES]
         features, num_labels = videos.past_features(difficulty, learned), max(NUM_ACTIONS, int(labels.max()) + 1)  # keys, or codes
         classifier = FeatureClassifier.fit(features, labels[learned], num_actions=num_labels, hidden=HIDDEN["network"])
@@ -139,6 +146,7 @@ class Agents:
         else:
             name = f"{agent}-{count}"
             about |= {"mapping": recipe.mapping, "labelled_samples": count}
+            about |= {} if recipe.mapping == "dictionary" else {"confidence": settings.relabelling_confidence}
 
         def build(folder: Path) -> None:
             if name == "oracle":

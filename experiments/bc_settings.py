@@ -116,6 +116,8 @@ class Settings(LatentActionSettings):
     """draw frames for cloning by the frequency of their label to the power of minus this: 0 as recorded, 1 all labels equally often"""
     uncertainty_sampling: bool = True
     """draw frames for cloning less often where a small network foretells their label from what the latent action model saw so far"""
+    relabelling_confidence: float = 0.9
+    """drop frames of whose key relabelling by features is less sure than this, though at most a fifth of a key's; 0 drops none"""
     n_label_cloning: TrainingConfig = TrainingConfig(steps=120)
     n_label_batch_size: int = 128
     policy_per_seed: bool = False
@@ -159,8 +161,9 @@ class Settings(LatentActionSettings):
         for name in ("labelled_samples", "relabelled_samples"):
             if not getattr(self, name) or min(getattr(self, name)) < 1:
                 raise ValueError(f"{name} needs at least one number, each at least 1")
-        if not 0 <= self.label_balance <= 1:
-            raise ValueError(f"label_balance is {self.label_balance}; choose from 0 to 1")
+        for name in ("label_balance", "relabelling_confidence"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; choose from 0 to 1")
 
 
 DEMO = Settings()

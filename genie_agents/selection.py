@@ -1,6 +1,7 @@
-"""Selection via proxy (Coleman et al. 2020): a policy cloned before says which frames of a video are worth learning from.
+"""Which frames of a video are worth learning from.
 
 Most frames of an expert's video teach nothing new: in the air there is nothing to decide, and on the ground mostly what was seen often.
+A policy cloned before tells them: selection via proxy (Coleman et al. 2020). Others teach what is wrong, where their label was guessed.
 """
 
 from __future__ import annotations
@@ -15,6 +16,20 @@ from world_model.serialization import identify_model
 
 UNSURE = 0.02  # nats
 BATCH = 512
+DOUBTED = 0.2  # of the frames of one label, those that may be dropped
+
+
+def drop_doubtful(labels: np.ndarray, confidence: np.ndarray, *, threshold: float) -> np.ndarray:
+    """Guessed labels (N,), with -1 where their `confidence` (N,), the probability that they are right, is below `threshold`.
+
+    A rare label is seldom given with confidence: of none are more than `DOUBTED` dropped, those of the least (class-balanced
+    self-training, Zou et al. 2018). -1 is no label and stays.
+    """
+    kept = labels.copy()
+    for label in np.unique(labels[labels >= 0]):
+        own = np.flatnonzero(labels == label)
+        kept[own[confidence[own] < min(threshold, np.quantile(confidence[own], DOUBTED))]] = -1
+    return kept
 
 
 class Proxy:
