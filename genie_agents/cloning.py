@@ -16,33 +16,35 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from genie_agents.compressed_frames import CompressedFrames
 from genie_agents.policy import Policy, PolicyConfig
 from world_model.data import VideoFile, check_same_source
 from world_model.precision import bf16_autocast
 from world_model.training import TrainingConfig, train
 
+LOADED_AT_ONCE = 4096  # frames
+
 
 @dataclass(frozen=True)
 class Videos:
-    """All frames of several videos in memory (12 KiB a frame at 64x64), and where their episodes begin.
+    """All frames of several videos in memory, and where their episodes begin.
 
     frames (N, H, W, C) uint8; first_frames (N,): the index of the first frame of each frame's episode.
     """
 
-    frames: np.ndarray
+    frames: np.ndarray | CompressedFrames
     first_frames: np.ndarray
 
     @classmethod
     def load(cls, files: Sequence[VideoFile]) -> Videos:
-        frames = np.empty((sum(file.num_frames for file in files), *files[0].frame_shape), dtype=np.uint8)
-        first_frames = np.empty(len(frames), dtype=np.int64)
-        start = 0
+        """Frames of 64x64 CoinRun take 2.4 KiB each."""
+        frames = CompressedFrames(files[0].frame_shape)
+        first_frames: list[np.ndarray] = []
         for file in files:
-            file.frames.read_direct(frames, dest_sel=np.s_[start : start + file.num_frames])
-            lengths = np.diff(file.episode_starts)
-            first_frames[start : start + file.num_frames] = start + np.repeat(file.episode_starts[:-1], lengths)
-            start += file.num_frames
-        return cls(frames, first_frames)
+            first_frames.append(len(frames) + np.repeat(file.episode_starts[:-1], np.diff(file.episode_starts)))
+            for start in range(0, file.num_frames, LOADED_AT_ONCE):
+                frames.append(file.frames[start : start + LOADED_AT_ONCE])
+        return cls(frames, np.concatenate(first_frames))
 
     def clips(self, indices_B: np.ndarray, num_frames: int) -> np.ndarray:
         """The last `num_frames` frames (B, T, H, W, C) up to each of `indices`; an episode's first frame stands in for its past."""
