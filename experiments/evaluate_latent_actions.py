@@ -56,7 +56,7 @@ class Settings:
     write_meanings: bool = False
     """store in the world's config.json what each latent action does, by the keys that went with it on all difficulties"""
     idm_levels: int = 2000
-    """levels a difficulty from which the supervised model learns, played by the same players; all frames are held in memory, 3.5 GB"""
+    """levels a difficulty from which the supervised model learns, played by the same players"""
     idm_steps: int = 5000
     """training steps of the supervised model"""
     seed: int = 0
