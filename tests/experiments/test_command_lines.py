@@ -156,6 +156,7 @@ def test_a_name_that_is_none_is_refused_before_anything_is_recorded(tmp_path):
         ({"train_lam": True, "lam_games": ("pong",)}, "lam_games is pong; choose one or more of bigfish"),
         ({"lam_games": ("climber",)}, "add --train-lam"),
         ({"lam_labels": 5}, "add --train-lam"),
+        ({"relabelling_confidence": 90}, "choose from 0 to 1"),
         ({"finetune_steps": 5, "policy": PolicyConfig(num_actions=15, architecture="st_vivit")}, "not 'st_vivit'"),
     ],
 )
