@@ -16,10 +16,11 @@ class CompressedFrames:
 
     def __init__(self, frame_shape: tuple[int, int, int]) -> None:
         self.frame_shape = frame_shape
-        self._compressed: list[bytes] = []
+        self._data = bytearray()  # one piece: as many small ones would leave holes in memory
+        self._bounds = np.zeros(1, dtype=np.int64)  # frame i is data[bounds[i]:bounds[i + 1]]
 
     def __len__(self) -> int:
-        return len(self._compressed)
+        return len(self._bounds) - 1
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -31,15 +32,22 @@ class CompressedFrames:
             raise ValueError(f"frames are {frames.dtype} of shape {frames.shape}; append uint8 of shape (n, {self.frame_shape})")
         if len(frames):
             parts = [frame.data for frame in np.ascontiguousarray(frames)]
-            compressed = ZstdCompressor(level=1).multi_compress_to_buffer(parts, threads=_num_threads())
-            self._compressed += [compressed[i].tobytes() for i in range(len(compressed))]
+            written = ZstdCompressor(level=1).multi_compress_to_buffer(parts, threads=_num_threads())
+            compressed = [written[i].tobytes() for i in range(len(written))]
+            self._data += b"".join(compressed)
+            self._bounds = np.append(self._bounds, self._bounds[-1] + np.cumsum([len(part) for part in compressed]))
 
     def __getitem__(self, indices: int | np.ndarray) -> np.ndarray:
-        """The frames (*indices.shape, H, W, C) uint8 at `indices` of any shape. Raises IndexError as an array does."""
+        """The frames (*indices.shape, H, W, C) uint8 at `indices` of any shape, from 0 to N - 1. Raises IndexError for others."""
         indices = np.asarray(indices)
         if indices.size == 0:
             return np.empty((*indices.shape, *self.frame_shape), np.uint8)
-        parts = [self._compressed[index] for index in indices.ravel()]
+        if indices.min() < 0:
+            raise IndexError(f"index {indices.min()} is negative; count from 0 to {len(self) - 1}")
+        data, flat = memoryview(self._data), indices.ravel()
+        parts: list[bytes | memoryview | bytearray] = [
+            data[start:stop] for start, stop in zip(self._bounds[flat].tolist(), self._bounds[flat + 1].tolist(), strict=True)
+        ]
         read = ZstdDecompressor().multi_decompress_to_buffer(parts, threads=_num_threads())
         frames = [np.frombuffer(read[i].tobytes(), np.uint8) for i in range(len(read))]
         return np.concatenate(frames).reshape(*indices.shape, *self.frame_shape)
