@@ -16,7 +16,7 @@ class CompressedFrames:
 
     def __init__(self, frame_shape: tuple[int, int, int]) -> None:
         self.frame_shape = frame_shape
-        self._data = bytearray()  # one piece: as many small ones would leave holes in memory
+        self._data = bytearray()  # all in one piece, as a million objects would take more
         self._bounds = np.zeros(1, dtype=np.int64)  # frame i is data[bounds[i]:bounds[i + 1]]
 
     def __len__(self) -> int:
