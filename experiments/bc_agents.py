@@ -19,7 +19,7 @@ from genie_agents.cloning import clone
 from genie_agents.coinrun import NUM_ACTIONS, RIGHT_UP
 from genie_agents.evaluation import Agent, ClonedAgent, ConstantAgent, RandomAgent
 from genie_agents.policy import Policy
-from genie_agents.selection import drop_doubtful
+from genie_agents.selection import find_doubtful
 from world_model.training import TrainingConfig
 
 HIDDEN = {"linear": 0, "network": 64}  # units of the mappings that look at features
@@ -59,40 +59,37 @@ class Agents:
         features, actions = videos.transition_features(difficulty, samples), videos.true_actions[difficulty][samples]
         return FeatureClassifier.fit(features, actions, hidden=HIDDEN[kind], seed=seed)
 
-    def relabel(self, kind: str, difficulty: str, seed: int, count: int) -> np.ndarray:
-        """The key (N,) of every frame of a difficulty by the labels of `count` samples, -1 where there is no latent action.
-
-        -1 too where a mapping that looks at features is in doubt: early in a jump UP may be held and does nothing, and such a label
-        would be noise.
+    def relabel(self, kind: str, difficulty: str, seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """The key (N,) of every frame of a difficulty by the labels of `count` samples, -1 where there is no latent action, and where
+        (N,) bool a mapping that looks at features is in doubt: early in a jump UP may be held and does nothing, so that its label is noise.
         """
         latent_actions = self.videos.latent_actions[difficulty]
-        keys = np.full(len(latent_actions), -1)
+        keys, confidence = np.full(len(latent_actions), -1), np.ones(len(latent_actions))
         labelled = np.flatnonzero(latent_actions >= 0)
         if kind == "dictionary":
             keys[labelled] = self.dictionary(difficulty, seed, count).predict(latent_actions[labelled])
-            return keys
-        classifier, confidence = self.relabeller(kind, difficulty, seed, count), np.zeros(len(keys))
-        for part in np.array_split(labelled, len(labelled) // 10_000 + 1):
-            chances = softmax(classifier.logits(self.videos.transition_features(difficulty, part)), axis=1)
-            keys[part], confidence[part] = chances.argmax(axis=1), chances.max(axis=1)
-        return drop_doubtful(keys, confidence, threshold=self.settings.relabelling_confidence)
+        else:
+            classifier = self.relabeller(kind, difficulty, seed, count)
+            for part in np.array_split(labelled, len(labelled) // 10_000 + 1):
+                chances = softmax(classifier.logits(self.videos.transition_features(difficulty, part)), axis=1)
+                keys[part], confidence[part] = chances.argmax(axis=1), chances.max(axis=1)
+        return keys, find_doubtful(keys, confidence, threshold=self.settings.relabelling_confidence)
 
     # Cloning
 
-    def uncertainty(self, labels: np.ndarray, difficulty: str) -> np.ndarray:
-        """How unsure (N,), in nats, a small network is of the labels (N,) of a difficulty's frames before the transition is seen.
+    def uncertainty(self, labels: np.ndarray, difficulty: str, samples: np.ndarray) -> np.ndarray:
+        """How unsure (N,), in nats, a small network is of the labels (N,) of a difficulty's `samples` before the transition is seen.
 
         In the air, most of the time, there is nothing to decide. It looks at what the latent action model saw so far, learns from
         few frames in seconds, and says so for all; what it cannot foretell is left to cloning.
         """
         videos = self.videos
-        usable = videos.usable(difficulty)
-        usable = np.random.default_rng(self.settings.seed).permutation(usable[labels[usable] >= 0])
-        learned = usable[:FORETELLING_SAMPLES]
+        samples = np.random.default_rng(self.settings.seed).permutation(samples)
+        learned = samples[:FORETELLING_SAMPLES]
         features, num_labels = videos.past_features(difficulty, learned), max(NUM_ACTIONS, int(labels.max()) + 1)  # keys, or codes
         classifier = FeatureClassifier.fit(features, labels[learned], num_actions=num_labels, hidden=HIDDEN["network"])
         entropies = np.zeros(len(labels))
-        for part in np.array_split(usable, len(usable) // 10_000 + 1):
+        for part in np.array_split(samples, len(samples) // 10_000 + 1):
             entropies[part] = entropy(softmax(classifier.logits(videos.past_features(difficulty, part)), axis=1), axis=1)
         return entropies
 
@@ -102,25 +99,25 @@ class Agents:
         num_actions: int,
         training: TrainingConfig,
         *,
+        samples: dict[str, np.ndarray],
         batch_size: int,
         seed: int,
+        uncertainty_sampling: bool = False,
         title: str | None = None,
-        samples: np.ndarray | None = None,
         checkpoint: Path | None = None,
     ) -> Policy:
+        """Clone from labels (N,) of all frames of each difficulty; `samples` are those to learn from, indices within a difficulty."""
         videos, difficulties = self.videos, self.settings.difficulties
         weights = None
-        if samples is None:
-            samples = np.concatenate([videos.first_frame(d) + videos.usable(d) for d in difficulties])
-            if self.settings.uncertainty_sampling:
-                unsure = np.concatenate([self.uncertainty(labels[d], d) for d in difficulties])
-                weights = np.clip(unsure / UNSURE, SURE_CHANCE, 1)
+        if uncertainty_sampling:
+            unsure = np.concatenate([self.uncertainty(labels[d], d, samples[d]) for d in difficulties])
+            weights = np.clip(unsure / UNSURE, SURE_CHANCE, 1)
         return clone(
             dataclasses.replace(self.settings.policy, num_actions=num_actions),
             training,
             videos.frames,
             np.concatenate([labels[d] for d in difficulties]),
-            samples=samples,
+            samples=np.concatenate([videos.first_frame(d) + chosen for d, chosen in samples.items()]),
             batch_size=batch_size,
             balance=self.settings.label_balance,
             weights=weights,
@@ -149,18 +146,24 @@ class Agents:
             about |= {} if recipe.mapping == "dictionary" else {"confidence": settings.relabelling_confidence}
 
         def build(folder: Path) -> None:
+            samples = {d: videos.usable(d) for d in settings.difficulties}
             if name == "oracle":
                 labels, num_actions = videos.true_actions, NUM_ACTIONS
             elif name == "genie_lam":
                 labels, num_actions = videos.latent_actions, videos.labeller.num_codes
             else:
-                labels, num_actions = {d: self.relabel(recipe.mapping, d, seed, count) for d in settings.difficulties}, NUM_ACTIONS
+                labels, num_actions = {}, NUM_ACTIONS
+                for d, usable in samples.items():
+                    labels[d], doubtful = self.relabel(recipe.mapping, d, seed, count)
+                    samples[d] = usable[~doubtful[usable]]
             policy = self.clone(
                 labels,
                 num_actions,
                 settings.cloning,
+                samples=samples,
                 batch_size=settings.cloning_batch_size,
                 seed=seed,
+                uncertainty_sampling=settings.uncertainty_sampling,
                 title=f"clone {name}",
                 checkpoint=folder / "checkpoint.safetensors",
             )
@@ -177,9 +180,9 @@ class Agents:
             known,
             NUM_ACTIONS,
             self.settings.n_label_cloning,
+            samples={difficulty: samples},
             batch_size=self.settings.n_label_batch_size,
             seed=seed,
-            samples=self.videos.first_frame(difficulty) + samples,
         )
 
     # Who plays

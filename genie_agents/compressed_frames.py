@@ -29,7 +29,9 @@ class CompressedFrames:
     def append(self, frames: np.ndarray) -> None:
         """Add frames (n, H, W, C) uint8. Raises ValueError for others."""
         if frames.shape[1:] != self.frame_shape or frames.dtype != np.uint8:
-            raise ValueError(f"frames are {frames.dtype} of shape {frames.shape}; append uint8 of shape (n, {self.frame_shape})")
+            raise ValueError(
+                f"frames are {frames.dtype} of shape {frames.shape}; append uint8 of shape (n, {', '.join(map(str, self.frame_shape))})"
+            )
         if len(frames):
             parts = [frame.data for frame in np.ascontiguousarray(frames)]
             written = ZstdCompressor(level=1).multi_compress_to_buffer(parts, threads=_num_threads())
@@ -44,10 +46,9 @@ class CompressedFrames:
             return np.empty((*indices.shape, *self.frame_shape), np.uint8)
         if indices.min() < 0:
             raise IndexError(f"index {indices.min()} is negative; count from 0 to {len(self) - 1}")
-        data, flat = memoryview(self._data), indices.ravel()
-        parts: list[bytes | memoryview | bytearray] = [
-            data[start:stop] for start, stop in zip(self._bounds[flat].tolist(), self._bounds[flat + 1].tolist(), strict=True)
-        ]
+        starts, stops = (self._bounds[indices.ravel() + after].tolist() for after in (0, 1))
+        data = memoryview(self._data)
+        parts: list[bytes | memoryview | bytearray] = [data[start:stop] for start, stop in zip(starts, stops, strict=True)]
         read = ZstdDecompressor().multi_decompress_to_buffer(parts, threads=_num_threads())
         frames = [np.frombuffer(read[i].tobytes(), np.uint8) for i in range(len(read))]
         return np.concatenate(frames).reshape(*indices.shape, *self.frame_shape)

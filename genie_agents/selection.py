@@ -1,7 +1,8 @@
 """Which frames of a video are worth learning from.
 
 Most frames of an expert's video teach nothing new: in the air there is nothing to decide, and on the ground mostly what was seen often.
-A policy cloned before tells them: selection via proxy (Coleman et al. 2020). Others teach what is wrong, where their label was guessed.
+`Proxy`, a policy cloned before, finds them (selection via proxy, Coleman et al. 2020). Others teach what is wrong, as their label is a
+guess: `find_doubtful`.
 """
 
 from __future__ import annotations
@@ -16,20 +17,22 @@ from world_model.serialization import identify_model
 
 UNSURE = 0.02  # nats
 BATCH = 512
-DOUBTED = 0.2  # of the frames of one label, those that may be dropped
+MAX_DOUBTFUL = 0.2  # of the frames of one label
 
 
-def drop_doubtful(labels: np.ndarray, confidence: np.ndarray, *, threshold: float) -> np.ndarray:
-    """Guessed labels (N,), with -1 where their `confidence` (N,), the probability that they are right, is below `threshold`.
+def find_doubtful(labels: np.ndarray, confidence: np.ndarray, *, threshold: float) -> np.ndarray:
+    """The frames (N,) bool whose guessed label (N,) had better not be learned: its `confidence` (N,), the probability that it is right,
+    is below `threshold`.
 
-    A rare label is seldom given with confidence: of none are more than `DOUBTED` dropped, those of the least (class-balanced
-    self-training, Zou et al. 2018). -1 is no label and stays.
+    A rare label is seldom given with confidence: of none are more than `MAX_DOUBTFUL` of the frames doubtful, those of the least
+    (class-balanced self-training, Zou et al. 2018). A label of -1 is none, and nothing to doubt.
     """
-    kept = labels.copy()
+    doubtful = np.zeros(len(labels), dtype=bool)
     for label in np.unique(labels[labels >= 0]):
         own = np.flatnonzero(labels == label)
-        kept[own[confidence[own] < min(threshold, np.quantile(confidence[own], DOUBTED))]] = -1
-    return kept
+        enough = np.sort(confidence[own])[int(MAX_DOUBTFUL * len(own))]
+        doubtful[own] = confidence[own] < min(threshold, enough)
+    return doubtful
 
 
 class Proxy:

@@ -23,7 +23,7 @@ from world_model_settings import PRESETS as WORLD_PRESETS  # noqa: E402
 
 from genie_agents.coinrun import LEFT, NOOP, RIGHT, RIGHT_UP  # noqa: E402
 from genie_agents.experts.apprentice import Apprentice, ApprenticeConfig  # noqa: E402
-from genie_agents.policy import PolicyConfig  # noqa: E402
+from genie_agents.policy import Policy, PolicyConfig  # noqa: E402
 from world_model.data import VideoFile, VideoWriter  # noqa: E402
 from world_model.serialization import save_model  # noqa: E402
 
@@ -304,13 +304,38 @@ def test_only_what_the_past_does_not_foretell_is_uncertain(monkeypatch):
     monkeypatch.setattr(videos, "latent_actions", {"easy": np.where(ends, -1, 0)[:-1]})
     monkeypatch.setattr(videos, "true_actions", {"easy": np.where(ends[:-1], -1, keys)})
     monkeypatch.setattr(videos, "frame_features", {"easy": features[:-1]})
-    uncertainty, usable = study.agents.uncertainty(np.where(ends[:-1], -1, keys), "easy"), np.zeros(count, dtype=bool)
-    usable[videos.usable("easy")] = True
-    assert uncertainty[usable & certain].mean() < 0.1
-    assert uncertainty[usable & ~certain].mean() > 0.9 * np.log(2)
-    assert (uncertainty[~usable] == 0).all()
+    samples, sampled = videos.usable("easy")[300:], np.zeros(count, dtype=bool)
+    sampled[samples] = True
+    uncertainty = study.agents.uncertainty(np.where(ends[:-1], -1, keys), "easy", samples)
+    assert uncertainty[sampled & certain].mean() < 0.1
+    assert uncertainty[sampled & ~certain].mean() > 0.9 * np.log(2)
+    assert (uncertainty[~sampled] == 0).all()
     codes = np.where(ends[:-1], -1, keys + 30)  # a latent action model may have more codes than the game has keys
-    assert study.agents.uncertainty(codes, "easy")[usable & certain].mean() < 0.1
+    assert study.agents.uncertainty(codes, "easy", samples)[sampled & certain].mean() < 0.1
+
+
+def test_frames_of_whose_key_relabelling_is_in_doubt_are_not_learned_from(monkeypatch, tmp_path):
+    """The features after a transition tell the key, but for a twentieth of the frames they lie between those of both keys."""
+    study = Study(dataclasses.replace(PRESETS["smoke"], difficulties=("easy",), runs=tmp_path))
+    videos, agents, rng, count, given = study.videos, study.agents, np.random.default_rng(0), 1000, []
+    keys, vague = np.where(rng.random(count) < 0.5, RIGHT, RIGHT_UP), rng.random(count) < 0.05
+    features = np.zeros((count + 1, 16), dtype=np.float16)
+    features[1:] = np.where(vague, 0, np.where(keys == RIGHT, -1, 1))[:, None]
+    monkeypatch.setitem(videos.__dict__, "latent_actions", {"easy": np.zeros(count, dtype=np.int64)})
+    monkeypatch.setitem(videos.__dict__, "true_actions", {"easy": keys})
+    monkeypatch.setitem(videos.__dict__, "frame_features", {"easy": features})
+    monkeypatch.setattr(videos, "questioned_samples", lambda *_: np.flatnonzero(~vague)[:500])
+    monkeypatch.setattr(videos, "labels", lambda _: tmp_path)
+    policy = Policy(PRESETS["smoke"].policy)
+    monkeypatch.setattr(agents, "clone", lambda labels, *_, samples, **__: given.append((labels, samples)) or policy)
+    sure = agents.policy("relabelled_linear", 0, 50)
+    monkeypatch.setattr(agents, "settings", dataclasses.replace(study.settings, relabelling_confidence=0))
+    assert agents.policy("relabelled_linear", 0, 50) != sure  # another confidence makes another policy
+    for (labels, samples), left_out in zip(given, (vague, np.zeros(count, dtype=bool)), strict=True):
+        np.testing.assert_array_equal(samples["easy"], np.setdiff1d(videos.usable("easy"), np.flatnonzero(left_out)))
+        assert (labels["easy"][~vague] == keys[~vague]).all() and (
+            labels["easy"] >= 0
+        ).all()  # doubted keys stay known, as previous actions
 
 
 def test_n_labels_are_n_labels(monkeypatch):
@@ -319,10 +344,11 @@ def test_n_labels_are_n_labels(monkeypatch):
     keys = {d: rng.integers(1, 9, size=100) for d in ("easy", "hard")}
     monkeypatch.setattr(study.videos, "true_actions", keys)
     monkeypatch.setattr(study.videos, "labelled_samples", lambda *_: np.array([3, 50]))
-    monkeypatch.setattr(study.agents, "clone", lambda labels, *_, samples, **__: given.update(labels, samples=samples))
+    monkeypatch.setitem(study.videos.__dict__, "frames", None)
+    monkeypatch.setattr("bc_agents.clone", lambda *arguments, samples, **__: given.update(labels=arguments[3], samples=samples))
     study.agents.n_label_policy("hard", seed=0, count=2)
-    assert (given["easy"] == -1).all() and np.flatnonzero(given["hard"] >= 0).tolist() == [3, 50]
-    assert (given["hard"][[3, 50]] == keys["hard"][[3, 50]]).all() and given["samples"].tolist() == [103, 150]
+    assert np.flatnonzero(given["labels"] >= 0).tolist() == given["samples"].tolist() == [103, 150]
+    assert (given["labels"][[103, 150]] == keys["hard"][[3, 50]]).all()
 
 
 def test_results_are_read_and_pooled(tmp_path):

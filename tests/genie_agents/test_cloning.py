@@ -43,6 +43,14 @@ def test_videos_know_where_episodes_begin(videos):
     assert (loaded.first_frames <= np.arange(len(labels))).all()
 
 
+def test_videos_are_loaded_whole(videos, tmp_path, monkeypatch):
+    monkeypatch.setattr("genie_agents.cloning.LOADED_AT_ONCE", 7)
+    files = [VideoFile(path) for path in sorted(tmp_path.glob("*.h5"))]
+    written = np.concatenate([file.frames[:] for file in files])
+    for loaded in (videos[0], Videos.load(files)):
+        np.testing.assert_array_equal(loaded.frames[np.arange(len(written))], written)
+
+
 def test_batches_never_look_into_the_episode_before(videos):
     loaded, labels = videos
     batches = CloningBatches(loaded, labels, np.flatnonzero(labels >= 0), num_frames=4, batch_size=64, seed=0)

@@ -7,7 +7,7 @@ import torch
 from genie_agents.demonstrations import RecordingConfig, Segment, record_shard, record_videos
 from genie_agents.experts.players import PlannerExpert
 from genie_agents.policy import Policy, PolicyConfig
-from genie_agents.selection import DOUBTED, Proxy, drop_doubtful
+from genie_agents.selection import MAX_DOUBTFUL, Proxy, find_doubtful
 from world_model.data import VideoFile
 
 LEVELS = range(900_000, 900_030)
@@ -91,11 +91,11 @@ def test_what_cannot_select_is_refused(tmp_path):
         next(record_videos(tmp_path / "videos", LEVELS, RecordingConfig(), proxy=tmp_path / "nothing", num_workers=1))
 
 
-def test_doubtful_labels_are_dropped_and_a_rare_one_survives() -> None:
-    labels = np.repeat([-1, 3, 5], (10, 1000, 100))
-    confidence = np.concatenate([np.zeros(10), np.linspace(0.85, 1, 1000), np.linspace(0.3, 0.6, 100)])
-    kept = drop_doubtful(labels, confidence, threshold=0.86)
-    np.testing.assert_array_equal(kept == 3, (labels == 3) & (confidence >= 0.86))  # a fifteenth of them is below
-    assert (kept == 5).sum() == (1 - DOUBTED) * 100 and confidence[kept == 5].min() > confidence[(labels == 5) & (kept != 5)].max()
-    assert (kept[:10] == -1).all() and labels[10] == 3  # no label stays none, and what was given is as it was
-    np.testing.assert_array_equal(drop_doubtful(labels, confidence, threshold=0), labels)
+def test_doubtful_labels_are_found_and_rare_ones_spared() -> None:
+    labels = np.repeat([-1, 3, 5, 7], (10, 1000, 100, 4))
+    confidence = np.concatenate([np.zeros(10), np.linspace(0.85, 1, 1000), np.linspace(0.6, 0.3, 100), np.full(4, 0.1)])
+    doubtful = find_doubtful(labels, confidence, threshold=0.86)
+    np.testing.assert_array_equal(doubtful[labels == 3], confidence[labels == 3] < 0.86)  # a fifteenth of them
+    np.testing.assert_array_equal(np.flatnonzero(doubtful[labels == 5]), np.arange(100 - MAX_DOUBTFUL * 100, 100))
+    assert not doubtful[labels == 7].any() and not doubtful[labels == -1].any()  # a fifth of four is none
+    assert not find_doubtful(labels, confidence, threshold=0).any()
