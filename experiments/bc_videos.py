@@ -190,31 +190,47 @@ class LabelledVideos:
     def questioned_samples(self, difficulty: str, seed: int, count: int) -> np.ndarray:
         """The frames of a difficulty whose true action is asked for to read features by; more contain the fewer.
 
-        The first are `labelled_samples`. Then a linear layer is fitted again and again, and asks for half as many as it knows, at
-        its border of a direction, left, none or right, that it knows to be rare, or has not met as long as it knows none. A key as
-        rare as LEFT is seldom met otherwise. It does not ask about keys for up and down, which do nothing in the air.
+        The first are `labelled_samples`. Then a linear layer is fitted again and again, and asks for more, at its border of a direction,
+        left, none or right, that it knows to be rare, or has not met as long as it knows none. A key as rare as LEFT is seldom met
+        otherwise. Where a rare one is met, the frames that follow are asked for until it is released: held on, it does not look as when
+        just pressed, and of what was never met the layer has no doubts. It does not ask about keys for up and down, which do nothing in
+        the air.
         """
         if len(self._questioned.get((difficulty, seed), ())) < count:
-            pool = np.random.default_rng((self.settings.seed, seed)).permutation(self.usable(difficulty))[:POOL]
-            chosen = self.labelled_samples(difficulty, seed, FIRST_QUESTIONS)
-            while len(chosen) < min(count, len(pool)):
-                keys = self.true_actions[difficulty][chosen]
-                classifier = FeatureClassifier.fit(self.transition_features(difficulty, chosen), keys)
+            keys = self.true_actions[difficulty]
+            directions, usable = AIRBORNE_ALIASES[keys], self.usable(difficulty)
+            pool = np.random.default_rng((self.settings.seed, seed)).permutation(usable)[:POOL]
+            unasked = np.isin(np.arange(len(keys)), usable)
+            chosen: list[int] = []
+            questions = self.labelled_samples(difficulty, seed, FIRST_QUESTIONS)
+            more = self.labelled_samples(difficulty, seed, 2 * FIRST_QUESTIONS)
+            while True:
+                common = np.bincount(directions[[*chosen, *questions]]).argmax()
+                for frame in questions:
+                    while unasked[frame]:
+                        unasked[frame] = False
+                        chosen.append(frame)
+                        if directions[frame] != common:
+                            frame += 1
+                if len(chosen) >= count or not unasked[pool].any():
+                    break
+                met = np.isin(DIRECTIONS, directions[chosen])
+                rare = met & (np.array(DIRECTIONS) != common)
+                if rare.any() and unasked[more].any():  # most of the others will be about the rare one
+                    questions = more
+                    continue
+                classifier = FeatureClassifier.fit(self.transition_features(difficulty, np.array(chosen)), keys[chosen])
                 logits = classifier.logits(self.transition_features(difficulty, pool))
-                directions = np.stack([logsumexp(logits[:, key == AIRBORNE_ALIASES], axis=1) for key in DIRECTIONS], axis=1)
-                margins = np.stack([np.abs(own - np.delete(directions, i, axis=1).max(axis=1)) for i, own in enumerate(directions.T)])
-                times_met = np.array([(AIRBORNE_ALIASES[keys] == key).sum() for key in DIRECTIONS])
-                rare = times_met > 0
-                rare[times_met.argmax()] = False
-                margin = margins[rare if rare.any() else times_met == 0].min(axis=0)
-                margin[np.isin(pool, chosen)] = np.inf
-                questions = len(chosen) // 2
-                # Some of many at the border, as those nearest to it look alike; where a direction was never met, the border is vague.
-                bordering = pool[np.argsort(margin, kind="stable")[: (5 if rare.any() else 20) * questions]]
-                bordering = bordering[~np.isin(bordering, chosen)]
-                drawn = np.random.default_rng((self.settings.seed, seed, len(chosen))).permutation(bordering)[:questions]
-                chosen = np.append(chosen, drawn)
-            self._questioned[difficulty, seed] = chosen
+                scores = np.stack([logsumexp(logits[:, key == AIRBORNE_ALIASES], axis=1) for key in DIRECTIONS], axis=1)
+                margins = np.stack([np.abs(own - np.delete(scores, i, axis=1).max(axis=1)) for i, own in enumerate(scores.T)])
+                margin = np.where(unasked[pool], margins[rare if rare.any() else ~met].min(axis=0), np.inf)
+                # Few at a time, as each answer moves the border, and some of many there, as those nearest to it look alike. Where a
+                # direction was never met, the border is vague.
+                number, width = (max(1, len(chosen) // 16), 5) if rare.any() else (len(chosen) // 2, 20)
+                bordering = pool[np.argsort(margin, kind="stable")[: width * number]]
+                generator = np.random.default_rng((self.settings.seed, seed, len(chosen)))
+                questions = generator.permutation(bordering[unasked[bordering]])[:number]
+            self._questioned[difficulty, seed] = np.array(chosen)
         return self._questioned[difficulty, seed][:count]
 
 
