@@ -97,6 +97,24 @@ def test_questions_find_a_rare_key_and_the_fewer_are_contained(monkeypatch):
     assert (keys[many] == LEFT).sum() > 10 > (keys[videos.labelled_samples("easy", 0, 200)] == LEFT).sum()
 
 
+def test_questions_follow_a_rare_key_until_it_is_released(monkeypatch):
+    """LEFT is held for three frames, of which the last two look like RIGHT to a layer that has met the first one alone."""
+    videos = Study(PRESETS["smoke"]).videos
+    rng, count = np.random.default_rng(0), 20_000
+    pressed = np.flatnonzero(rng.random(count // 10) < 0.1) * 10 + 5
+    keys, features = np.full(count, RIGHT), rng.normal(size=(count + 1, 8)).astype(np.float16)
+    keys[pressed] = keys[pressed + 1] = keys[pressed + 2] = LEFT
+    features[pressed + 1, 0] += 5
+    features[np.append(pressed + 2, pressed + 3), 0] -= 5
+    monkeypatch.setitem(videos.__dict__, "latent_actions", {"easy": np.zeros(count, dtype=np.int64)})
+    monkeypatch.setitem(videos.__dict__, "true_actions", {"easy": keys})
+    monkeypatch.setitem(videos.__dict__, "frame_features", {"easy": features})
+    asked = videos.questioned_samples("easy", 0, 200)
+    met = asked[keys[asked] == LEFT]
+    assert len(met) > 20
+    assert np.isin(met + 1, asked).mean() > 0.9  # the last questions may lack what follows
+
+
 def test_questions_are_asked_where_all_directions_are_met_equally_often(monkeypatch):
     videos = Study(PRESETS["smoke"]).videos
     monkeypatch.setattr("bc_videos.FIRST_QUESTIONS", 3)
