@@ -104,6 +104,7 @@ def test_questions_follow_a_rare_key_until_it_is_released(monkeypatch):
     pressed = np.flatnonzero(rng.random(count // 10) < 0.1) * 10 + 5
     keys, features = np.full(count, RIGHT), rng.normal(size=(count + 1, 8)).astype(np.float16)
     keys[pressed] = keys[pressed + 1] = keys[pressed + 2] = LEFT
+    keys[-1] = -1
     features[pressed + 1, 0] += 5
     features[np.append(pressed + 2, pressed + 3), 0] -= 5
     monkeypatch.setitem(videos.__dict__, "latent_actions", {"easy": np.zeros(count, dtype=np.int64)})
@@ -118,8 +119,8 @@ def test_questions_follow_a_rare_key_until_it_is_released(monkeypatch):
 def test_questions_are_asked_where_all_directions_are_met_equally_often(monkeypatch):
     videos = Study(PRESETS["smoke"]).videos
     monkeypatch.setattr("bc_videos.FIRST_QUESTIONS", 3)
-    keys = np.array([LEFT, NOOP, RIGHT])[np.arange(60) % 3]
-    monkeypatch.setitem(videos.__dict__, "latent_actions", {"easy": np.arange(60) % 3})
+    keys = np.append(np.array([LEFT, NOOP, RIGHT])[np.arange(59) % 3], -1)
+    monkeypatch.setitem(videos.__dict__, "latent_actions", {"easy": np.append(np.arange(59) % 3, -1)})
     monkeypatch.setitem(videos.__dict__, "true_actions", {"easy": keys})
     monkeypatch.setitem(videos.__dict__, "frame_features", {"easy": np.random.default_rng(0).normal(size=(61, 4)).astype(np.float16)})
     samples = videos.questioned_samples("easy", 0, 20)
