@@ -27,6 +27,7 @@ from world_model.training import LabelledTransitions, train_latent_action_model
 
 POOL = 20_000  # frames among which those to be labelled are sought
 FIRST_QUESTIONS = 32
+HELD = 8  # frames of a press that are asked for
 DIRECTIONS = (LEFT, NOOP, RIGHT)
 
 
@@ -191,43 +192,49 @@ class LabelledVideos:
         """The frames of a difficulty whose true action is asked for to read features by; more contain the fewer.
 
         The first are `labelled_samples`. Then a linear layer is fitted again and again, and asks for more, at its border of a direction,
-        left, none or right, that it knows to be rare, or has not met as long as it knows none. A key as rare as LEFT is seldom met
-        otherwise. Where a rare one is met, the frames that follow are asked for until it is released: held on, it does not look as when
-        just pressed, and of what was never met the layer has no doubts. It does not ask about keys for up and down, which do nothing in
-        the air.
+        left, none or right, that is not the common one, or has not been met as long as that alone has. A key as rare as LEFT is seldom met
+        otherwise. Once one is met, as many `labelled_samples` again come first, as most later questions will be about it. Of each press
+        that is met the following frames are asked for, until the common direction is back: held on, a key does not look as when just
+        pressed, and of what was never met the layer has no doubts. It does not ask about keys for up and down, which do nothing in the air.
         """
         if len(self._questioned.get((difficulty, seed), ())) < count:
-            keys = self.true_actions[difficulty]
-            directions, usable = AIRBORNE_ALIASES[keys], self.usable(difficulty)
-            pool = np.random.default_rng((self.settings.seed, seed)).permutation(usable)[:POOL]
+            keys, usable = self.true_actions[difficulty], self.usable(difficulty)
+            directions = AIRBORNE_ALIASES[keys]
             unasked = np.isin(np.arange(len(keys)), usable)
+            pool = np.random.default_rng((self.settings.seed, seed)).permutation(usable)[:POOL]
+            pool_features = self.transition_features(difficulty, pool)
+            samples = self.labelled_samples(difficulty, seed, 2 * FIRST_QUESTIONS)
+            questions = samples[:FIRST_QUESTIONS]
+            common = np.bincount(directions[questions], minlength=1).argmax()
             chosen: list[int] = []
-            questions = self.labelled_samples(difficulty, seed, FIRST_QUESTIONS)
-            more = self.labelled_samples(difficulty, seed, 2 * FIRST_QUESTIONS)
             while True:
-                common = np.bincount(directions[[*chosen, *questions]]).argmax()
-                for frame in questions:
-                    while unasked[frame]:
-                        unasked[frame] = False
-                        chosen.append(frame)
-                        if directions[frame] != common:
-                            frame += 1
+                unasked[questions] = False
+                chosen += questions.tolist()
+                for frame in questions[directions[questions] != common]:
+                    for follower in range(frame + 1, frame + 1 + HELD):
+                        if not unasked[follower]:
+                            break
+                        unasked[follower] = False
+                        chosen.append(follower)
+                        if directions[follower] == common:
+                            break
                 if len(chosen) >= count or not unasked[pool].any():
                     break
                 met = np.isin(DIRECTIONS, directions[chosen])
                 rare = met & (np.array(DIRECTIONS) != common)
-                if rare.any() and unasked[more].any():  # most of the others will be about the rare one
-                    questions = more
+                if rare.any() and unasked[samples].any():
+                    questions = samples[unasked[samples]]
                     continue
                 classifier = FeatureClassifier.fit(self.transition_features(difficulty, np.array(chosen)), keys[chosen])
-                logits = classifier.logits(self.transition_features(difficulty, pool))
+                logits = classifier.logits(pool_features)
                 scores = np.stack([logsumexp(logits[:, key == AIRBORNE_ALIASES], axis=1) for key in DIRECTIONS], axis=1)
                 margins = np.stack([np.abs(own - np.delete(scores, i, axis=1).max(axis=1)) for i, own in enumerate(scores.T)])
                 margin = np.where(unasked[pool], margins[rare if rare.any() else ~met].min(axis=0), np.inf)
-                # Few at a time, as each answer moves the border, and some of many there, as those nearest to it look alike. Where a
-                # direction was never met, the border is vague.
-                number, width = (max(1, len(chosen) // 16), 5) if rare.any() else (len(chosen) // 2, 20)
-                bordering = pool[np.argsort(margin, kind="stable")[: width * number]]
+                if rare.any():  # few at a time, as each answer moves the border, and some of many there, as those nearest to it look alike
+                    number, candidates = max(1, len(chosen) // 16), 5
+                else:  # of a direction that was never met the border is vague
+                    number, candidates = len(chosen) // 2, 20
+                bordering = pool[np.argsort(margin, kind="stable")[: candidates * number]]
                 generator = np.random.default_rng((self.settings.seed, seed, len(chosen)))
                 questions = generator.permutation(bordering[unasked[bordering]])[:number]
             self._questioned[difficulty, seed] = np.array(chosen)

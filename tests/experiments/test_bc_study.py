@@ -90,9 +90,12 @@ def test_questions_find_a_rare_key_and_the_fewer_are_contained(monkeypatch):
     monkeypatch.setitem(videos.__dict__, "latent_actions", {"easy": np.where(keys == RIGHT_UP, 1, 0)})
     monkeypatch.setitem(videos.__dict__, "true_actions", {"easy": keys})
     monkeypatch.setitem(videos.__dict__, "frame_features", {"easy": features})
+    few = videos.questioned_samples("easy", 0, 16), videos.questioned_samples("easy", 0, 100)
     many = videos.questioned_samples("easy", 0, 200)
-    np.testing.assert_array_equal(videos.questioned_samples("easy", 0, 16), many[:16])
-    np.testing.assert_array_equal(videos.labelled_samples("easy", 0, 16), many[:16])
+    np.testing.assert_array_equal(few[0], many[:16])
+    np.testing.assert_array_equal(few[1], many[:100])
+    np.testing.assert_array_equal(videos.labelled_samples("easy", 0, 32), many[:32])
+    assert np.isin(videos.labelled_samples("easy", 0, 64), many).all()
     assert len(set(many.tolist())) == 200
     assert (keys[many] == LEFT).sum() > 10 > (keys[videos.labelled_samples("easy", 0, 200)] == LEFT).sum()
 
@@ -111,9 +114,9 @@ def test_questions_follow_a_rare_key_until_it_is_released(monkeypatch):
     monkeypatch.setitem(videos.__dict__, "true_actions", {"easy": keys})
     monkeypatch.setitem(videos.__dict__, "frame_features", {"easy": features})
     asked = videos.questioned_samples("easy", 0, 200)
-    met = asked[keys[asked] == LEFT]
+    met = asked[:180][keys[asked[:180]] == LEFT]  # the last questions may lack what follows
     assert len(met) > 20
-    assert np.isin(met + 1, asked).mean() > 0.9  # the last questions may lack what follows
+    assert np.isin(met + 1, asked).all()
 
 
 def test_questions_are_asked_where_all_directions_are_met_equally_often(monkeypatch):
