@@ -141,8 +141,8 @@ class Settings(LatentActionSettings):
     """held-out levels played per seed"""
     max_steps: int = 1000
     """give a level up after so many steps (the game itself does after 1,000)"""
-    temperature: float = 0.5
-    """of the cloned policies' and the mapping's sampling: 1 as learned, 0 the likeliest action"""
+    temperature: float = 0.0
+    """of the cloned policies' and the mapping's sampling: 0 the likeliest action, 1 as learned, as the paper samples"""
     validation: bool = False
     """play validation levels, for choosing settings, instead of the test levels"""
 
