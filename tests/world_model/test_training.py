@@ -201,6 +201,7 @@ def test_a_run_that_is_out_of_time_goes_on_in_the_next_call(tmp_path: Path) -> N
 
 def test_ctrl_c_ends_the_step_and_saves_it(tmp_path: Path) -> None:
     config, path, losses = TrainingConfig(steps=20), tmp_path / "run.safetensors", []
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started to ignore it
 
     def on_step(step: int, metrics: dict[str, Tensor]) -> None:
         losses.append(metrics["loss"].item())
