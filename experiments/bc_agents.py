@@ -211,9 +211,9 @@ class Agents:
             return RandomAgent()
         if name == "constant_right_up":
             return ConstantAgent(RIGHT_UP)
-        temperature = self.settings.temperature
         if name == "n_label_bc":
-            return ClonedAgent(self.n_label_policy(difficulty, seed, count), temperature=temperature)
+            return ClonedAgent(self.n_label_policy(difficulty, seed, count), temperature=self.settings.n_label_temperature)
+        temperature = self.settings.temperature
         policy = Policy.from_pretrained(policies[seed, count], device=self.device)
         recipe = RECIPES.get(name)
         if recipe is None or recipe.order == "map_then_clone":

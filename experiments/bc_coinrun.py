@@ -97,6 +97,7 @@ class Study:
             below = [self.videos.labels(d) for d in settings.difficulties]
             about |= {n: dataclasses.asdict(getattr(settings, n)) for n in ("policy", "n_label_cloning")}
             about |= {n: getattr(settings, n) for n in ("n_label_batch_size", "label_balance")}
+            about["temperature"] = settings.n_label_temperature
         return self.cache.stage(f"play-{name}-{difficulty}", about, below, build)
 
     # Fine-tuning by reward

@@ -143,6 +143,8 @@ class Settings(LatentActionSettings):
     """give a level up after so many steps (the game itself does after 1,000)"""
     temperature: float = 0.0
     """of the cloned policies' and the mapping's sampling: 0 the likeliest action, 1 as learned, as the paper samples"""
+    n_label_temperature: float = 0.5
+    """the same for N-label BC, which waits for ever where it does nothing but the likeliest"""
     validation: bool = False
     """play validation levels, for choosing settings, instead of the test levels"""
 
