@@ -190,6 +190,15 @@ def test_n_labels_are_n_labels(monkeypatch):
     assert (given["labels"][[103, 150]] == keys["hard"][[3, 50]]).all()
 
 
+def test_n_label_bc_is_sampled_at_a_temperature_of_its_own(monkeypatch, tmp_path):
+    agents = Study(dataclasses.replace(PRESETS["smoke"], temperature=0.25, n_label_temperature=0.75)).agents
+    policy = Policy(PRESETS["smoke"].policy)
+    policy.save_pretrained(tmp_path)
+    monkeypatch.setattr(agents, "n_label_policy", lambda difficulty, seed, count: policy)
+    assert agents.make("n_label_bc", "easy", 0, 16, {}).temperature == 0.75
+    assert agents.make("oracle", "easy", 0, 0, {(0, 0): tmp_path}).temperature == 0.25
+
+
 def test_results_are_read_and_pooled(tmp_path):
     path = tmp_path / "results.csv"
     path.write_text(",".join(COLUMNS) + "\ngenie_lam,easy,16,0,100,80\ngenie_lam,easy,16,1,50,35\noracle,easy,,0,100,90\n")
