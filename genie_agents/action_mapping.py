@@ -121,11 +121,13 @@ class FeatureClassifier:
         """Fit to labelled samples, features (N, F) and actions (N,), by cross-entropy; a few hundred samples take a second.
 
         Raises:
-            ValueError: no samples, arrays of different length, or an action out of range.
+            ValueError: no samples, arrays of different length, features that are not finite, or an action out of range.
         """
         if features.ndim != 2 or actions.shape != features.shape[:1] or len(actions) == 0:
             raise ValueError(f"need features (N, F) and as many actions, at least one; got shapes {features.shape} and {actions.shape}")
         check_actions(actions, num_actions)
+        if not np.isfinite(features).all():
+            raise ValueError("features must be finite; found NaN or infinity, so train the latent action model that gave them anew")
         mean, scale = features.mean(0), features.std(0) + 1e-6
         with torch.random.fork_rng(devices=[]):  # initial weights come from `seed` and leave the caller's generator alone
             torch.manual_seed(seed)

@@ -107,6 +107,7 @@ def test_bad_features_are_refused():
         (np.zeros((0, 4)), np.zeros(0, dtype=int), "at least one"),
         (np.zeros((3, 4)), np.zeros(2, dtype=int), r"\(3, 4\) and \(2,\)"),
         (np.zeros((3, 4)), np.array([0, 15, 1]), "0 ... 14; found 0 ... 15"),
+        (np.full((2, 4), np.nan), np.zeros(2, dtype=int), "must be finite"),
     ):
         with pytest.raises(ValueError, match=message):
             FeatureClassifier.fit(features, actions)
