@@ -177,7 +177,7 @@ PAPER = replace(
     difficulties=DIFFICULTIES,
     levels=50_000,
     policy=PolicyConfig(num_actions=15, architecture="impala", channels=(32, 64, 64)),
-    cloning=replace(DEMO.cloning, steps=60_000, warmup_steps=1000),
+    cloning=replace(DEMO.cloning, steps=60_000, warmup_steps=1000, muon_weight_decay=0.1),  # the more steps, the less (tried.md)
     n_label_cloning=TrainingConfig(steps=1000),
     policy_per_seed=True,
     labelled_samples=(16, 32, 64, 128, 200, 256, 512, 1024),
