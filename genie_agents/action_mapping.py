@@ -129,6 +129,7 @@ class FeatureClassifier:
         if not np.isfinite(features).all():
             raise ValueError("features must be finite; found NaN or infinity, so train the latent action model that gave them anew")
         mean, scale = features.mean(0), features.std(0) + 1e-6
+        scale[scale < 1e-5] = 1  # what never varied among the samples, a code that none has, must not drown all else when it does
         with torch.random.fork_rng(devices=[]):  # initial weights come from `seed` and leave the caller's generator alone
             torch.manual_seed(seed)
             network: nn.Module = nn.Linear(hidden or features.shape[1], num_actions)

@@ -102,6 +102,14 @@ def test_a_frame_mapping_answers_by_the_code_and_by_the_frame():
     assert len(set(mapping.sample(codes[:1].repeat(200), frames[:1].repeat(200, axis=0), rng, temperature=20).tolist())) > 3
 
 
+def test_a_code_that_no_sample_has_leaves_the_answer_to_the_features():
+    actions = np.random.default_rng(0).integers(15, size=400)
+    features = np.concatenate([np.zeros((400, 2)), np.eye(15)[actions]], axis=1).astype(np.float32)
+    classifier = FeatureClassifier.fit(features, actions)
+    features[:, 0] = 1
+    assert (classifier.predict(features) == actions).mean() > 0.95
+
+
 def test_bad_features_are_refused():
     for features, actions, message in (
         (np.zeros((0, 4)), np.zeros(0, dtype=int), "at least one"),
