@@ -16,10 +16,10 @@ from scipy.stats import entropy
 
 from genie_agents.action_mapping import FeatureClassifier, FrameMapping, LatentToRealMapping
 from genie_agents.cloning import clone
-from genie_agents.coinrun import NUM_ACTIONS, RIGHT_UP
+from genie_agents.coinrun import AIRBORNE_ALIASES, NUM_ACTIONS, RIGHT_UP
 from genie_agents.evaluation import Agent, ClonedAgent, ConstantAgent, RandomAgent
 from genie_agents.policy import Policy
-from genie_agents.selection import find_doubtful
+from genie_agents.selection import find_airborne, find_doubtful
 from world_model.training import TrainingConfig
 
 HIDDEN = {"linear": 0, "network": 64}  # units of the mappings that look at features
@@ -61,10 +61,13 @@ class Agents:
 
     def relabel(self, kind: str, difficulty: str, seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         """The key (N,) of every frame of a difficulty by the labels of `count` samples, -1 where there is no latent action, and where
-        (N,) bool a mapping that looks at features is in doubt: early in a jump UP may be held and does nothing, so that its label is noise.
+        (N,) bool a mapping that looks at features is in doubt.
+
+        Early in a jump UP may be held and does nothing, so that its label is noise: with `airborne_frames`, the key is its direction
+        alone there, and the doubt is about that.
         """
         latent_actions = self.videos.latent_actions[difficulty]
-        keys, confidence = np.full(len(latent_actions), -1), np.ones(len(latent_actions))
+        keys, confidence, of_direction = np.full(len(latent_actions), -1), *np.ones((2, len(latent_actions)))
         labelled = np.flatnonzero(latent_actions >= 0)
         if kind == "dictionary":
             keys[labelled] = self.dictionary(difficulty, seed, count).predict(latent_actions[labelled])
@@ -73,6 +76,11 @@ class Agents:
             for part in np.array_split(labelled, len(labelled) // 10_000 + 1):
                 chances = softmax(classifier.logits(self.videos.transition_features(difficulty, part)), axis=1)
                 keys[part], confidence[part] = chances.argmax(axis=1), chances.max(axis=1)
+                aliases = AIRBORNE_ALIASES[keys[part], None] == AIRBORNE_ALIASES
+                of_direction[part] = chances.sum(axis=1, where=aliases)
+        airborne = find_airborne(keys, self.settings.airborne_frames)
+        keys = np.where(airborne, AIRBORNE_ALIASES[keys], keys)
+        confidence = np.where(airborne, of_direction, confidence)
         return keys, find_doubtful(keys, confidence, threshold=self.settings.relabelling_confidence)
 
     # Cloning
@@ -144,6 +152,7 @@ class Agents:
             name = f"{agent}-{count}"
             about |= {"mapping": recipe.mapping, "labelled_samples": count}
             about |= {} if recipe.mapping == "dictionary" else {"confidence": settings.relabelling_confidence}
+            about |= {"airborne_frames": settings.airborne_frames} if settings.airborne_frames else {}
 
         def build(folder: Path) -> None:
             samples = {d: videos.usable(d) for d in settings.difficulties}

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from genie_agents.coinrun import DEMONSTRATION_LEVELS, DIFFICULTIES, GAMES, TEST_LEVELS, WORLD_MODEL_LEVELS
+from genie_agents.coinrun import DEMONSTRATION_LEVELS, DIFFICULTIES, GAMES, SHORTEST_JUMP, TEST_LEVELS, WORLD_MODEL_LEVELS
 from genie_agents.policy import PolicyConfig
 from world_model import LatentActionConfig
 from world_model.training import TrainingConfig
@@ -118,6 +118,8 @@ class Settings(LatentActionSettings):
     """draw frames for cloning less often where a small network foretells their label from what the latent action model saw so far"""
     relabelling_confidence: float = 0.9
     """drop frames of whose key relabelling by features is less sure than this, though at most a fifth of a key's; 0 drops none"""
+    airborne_frames: int = 0
+    """of so many frames after a take-off relabelling tells the direction alone: UP does nothing there, and its label is noise"""
     n_label_cloning: TrainingConfig = TrainingConfig(steps=120)
     n_label_batch_size: int = 128
     policy_per_seed: bool = False
@@ -163,6 +165,8 @@ class Settings(LatentActionSettings):
         for name in ("labelled_samples", "relabelled_samples"):
             if not getattr(self, name) or min(getattr(self, name)) < 1:
                 raise ValueError(f"{name} needs at least one number, each at least 1")
+        if not 0 <= self.airborne_frames <= SHORTEST_JUMP - 1:
+            raise ValueError(f"airborne_frames is {self.airborne_frames}; choose from 0 to {SHORTEST_JUMP - 1}, when a jump may be over")
         for name in ("label_balance", "relabelling_confidence"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; choose from 0 to 1")

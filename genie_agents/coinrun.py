@@ -41,6 +41,7 @@ ACTION_NAMES = (
 NUM_ACTIONS = len(ACTION_NAMES)
 LEFT, LEFT_UP, NOOP, UP, RIGHT, RIGHT_UP = 1, 2, 4, 5, 7, 8
 TAKE_OFFS = (LEFT_UP, UP, RIGHT_UP)
+SHORTEST_JUMP = 11  # frames from a take-off to the next on which the player can stand
 
 # CoinRun ignores the six special keys, so actions 9 to 14 are no-ops.
 ALIASES = np.array([*range(9), *[NOOP] * 6], dtype=np.int64)

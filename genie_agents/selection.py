@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from genie_agents.coinrun import TAKE_OFFS
 from genie_agents.policy import Policy
 from world_model.serialization import identify_model
 
@@ -33,6 +34,17 @@ def find_doubtful(labels: np.ndarray, confidence: np.ndarray, *, threshold: floa
         enough = np.sort(confidence[own])[int(MAX_DOUBTFUL * len(own))]
         doubtful[own] = confidence[own] < min(threshold, enough)
     return doubtful
+
+
+def find_airborne(keys: np.ndarray, num_frames: int) -> np.ndarray:
+    """The first `num_frames` frames (N,) bool after each take-off, a key (N,) for jumping that follows another key. Keys of -1 part
+    episodes."""
+    episodes, jumping = np.cumsum(keys == -1), np.isin(keys, TAKE_OFFS)
+    take_offs = jumping & ~np.append(False, jumping[:-1])
+    airborne = np.zeros(len(keys), dtype=bool)
+    for later in range(1, num_frames + 1):
+        airborne[later:] |= take_offs[:-later] & (episodes[later:] == episodes[:-later])
+    return airborne
 
 
 class Proxy:

@@ -177,6 +177,26 @@ def test_frames_of_whose_key_relabelling_is_in_doubt_are_not_learned_from(monkey
         assert (labels["easy"] >= 0).all()  # a doubted key may still be the one before another
 
 
+def test_early_in_a_jump_relabelling_tells_the_direction_alone(monkeypatch):
+    """The features after a transition tell the key, but not whether UP is held on in the two frames after a take-off, every tenth."""
+    study = Study(dataclasses.replace(PRESETS["smoke"], airborne_frames=2, relabelling_confidence=0.6))
+    videos, agents, place = study.videos, study.agents, np.arange(999) % 10
+    early, held = (place == 6) | (place == 7), np.random.default_rng(0).random(999) < 0.5
+    keys = np.where((place == 5) | (early & held), RIGHT_UP, RIGHT)
+    features = np.zeros((1000, 16), dtype=np.float16)
+    features[1:] = np.where(early, 0, np.where(keys == RIGHT, -1, 1))[:, None]
+    monkeypatch.setitem(videos.__dict__, "latent_actions", {"easy": np.zeros(999, dtype=np.int64)})
+    monkeypatch.setitem(videos.__dict__, "true_actions", {"easy": keys})
+    monkeypatch.setitem(videos.__dict__, "frame_features", {"easy": features})
+    monkeypatch.setattr(videos, "questioned_samples", lambda *_: np.arange(500))
+    labels, doubtful = agents.relabel("linear", "easy", 0, 500)
+    np.testing.assert_array_equal(labels, np.where(place == 5, RIGHT_UP, RIGHT))
+    assert not doubtful.any()  # of RIGHT, whatever UP does
+    monkeypatch.setattr(agents, "settings", dataclasses.replace(study.settings, airborne_frames=0))
+    _, doubtful = agents.relabel("linear", "easy", 0, 500)
+    assert doubtful[early].any() and not doubtful[~early].any()
+
+
 def test_n_labels_are_n_labels(monkeypatch):
     """All that cloning is given of the true actions are those of the labelled samples, of one difficulty."""
     study, rng, given = Study(PRESETS["smoke"]), np.random.default_rng(0), {}

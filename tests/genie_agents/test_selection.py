@@ -7,7 +7,7 @@ import torch
 from genie_agents.demonstrations import RecordingConfig, Segment, record_shard, record_videos
 from genie_agents.experts.players import PlannerExpert
 from genie_agents.policy import Policy, PolicyConfig
-from genie_agents.selection import MAX_DOUBTFUL, Proxy, find_doubtful
+from genie_agents.selection import MAX_DOUBTFUL, Proxy, find_airborne, find_doubtful
 from world_model.data import VideoFile
 
 LEVELS = range(900_000, 900_030)
@@ -99,3 +99,10 @@ def test_doubtful_labels_are_found_and_rare_ones_spared() -> None:
     np.testing.assert_array_equal(np.flatnonzero(doubtful[labels == 5]), np.arange(100 - MAX_DOUBTFUL * 100, 100))
     assert not doubtful[labels == 7].any() and not doubtful[labels == -1].any()  # a fifth of four is none
     assert not find_doubtful(labels, confidence, threshold=0).any()
+
+
+def test_frames_after_a_take_off_are_airborne() -> None:
+    keys = np.array([7, 8, 8, 8, 7, 7, 7, 5, 7, -1, 7, 7, 2, -1])
+    airborne = find_airborne(keys, 2)
+    np.testing.assert_array_equal(np.flatnonzero(airborne), [2, 3, 8])  # not into the next episode
+    assert not find_airborne(keys, 0).any()
