@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 GAMES = procgen.env.ENV_NAMES
 DIFFICULTIES = ("easy", "hard")
 MAX_EPISODE_STEPS = 1000  # Procgen's own limit
+MAX_EPISODE_STEPS_OF = {"bigfish": 6000, "bossfight": 4000, "plunder": 4000, "leaper": 500, "maze": 500}  # games with another
 
 # Level seeds, disjoint by use. Nothing else in the project writes these numbers.
 WORLD_MODEL_LEVELS = range(0, 10_000)  # videos for the world model and the latent action model
@@ -64,7 +65,7 @@ class ProcgenEnv(gymnasium.Env[np.ndarray, np.int64]):
     """One Procgen game. Observations (64, 64, 3) uint8; 15 discrete actions (`ACTION_NAMES`); CoinRun pays 10 for the coin, else 0.
 
     `reset` plays the level in `options={"level_seed": k}`, or one drawn from `level_seeds`. `info` holds `level_seed` and `level_solved`.
-    Step 1000 truncates; a coin or a death terminates. `get_state` and `set_state` save and restore the game exactly.
+    Step 1000, or Procgen's own limit of another game, truncates; a coin or a death terminates. `get_state` and `set_state` save and restore the game exactly.
 
     Raises:
         ValueError: unknown game or difficulty, no level seeds, or a seed outside 0 ... 2**31 - 2.
@@ -91,6 +92,7 @@ class ProcgenEnv(gymnasium.Env[np.ndarray, np.int64]):
         self.game, self.difficulty, self.level_seeds, self.render_mode = game, difficulty, level_seeds, render_mode
         self.observation_space = gymnasium.spaces.Box(0, 255, (64, 64, 3), np.uint8)
         self.action_space = gymnasium.spaces.Discrete(NUM_ACTIONS)
+        self._max_steps = MAX_EPISODE_STEPS_OF.get(game, MAX_EPISODE_STEPS)
         self._simulator: Any = None
         self._level_seed = -1
         self.elapsed_steps = 0
@@ -118,7 +120,7 @@ class ProcgenEnv(gymnasium.Env[np.ndarray, np.int64]):
         if not self._ended:
             self._obs = obs["rgb"][0]
         solved = self._ended and bool(self._simulator.get_info()[0]["prev_level_complete"])
-        truncated = self._ended and not solved and self.elapsed_steps >= MAX_EPISODE_STEPS
+        truncated = self._ended and not solved and self.elapsed_steps >= self._max_steps
         return self._obs.copy(), float(reward[0]), self._ended and not truncated, truncated, self._info(level_solved=solved)
 
     def render(self) -> np.ndarray | None:

@@ -11,8 +11,10 @@ from genie_agents.coinrun import (
     AIRBORNE_ALIASES,
     ALIASES,
     DEMONSTRATION_LEVELS,
+    GAMES,
     GROUND_ALIASES,
     MAX_EPISODE_STEPS,
+    MAX_EPISODE_STEPS_OF,
     NOOP,
     NUM_ACTIONS,
     RIGHT_UP,
@@ -20,9 +22,11 @@ from genie_agents.coinrun import (
     VALIDATION_LEVELS,
     WORLD_MODEL_LEVELS,
     ProcgenEnv,
+    SavedGame,
     make_sb3_vec_env,
     make_vector_env,
 )
+from genie_agents.experts.game_state import _Reader
 
 
 def play(env, actions):
@@ -81,6 +85,21 @@ def test_an_ended_episode_stays_ended_and_time_limit_truncates():
         env.get_state()
     env.reset(options={"level_seed": 3})
     env.step(NOOP)
+
+
+@pytest.mark.parametrize("game", GAMES)
+def test_each_game_is_truncated_by_its_own_time_limit(game):
+    """A game whose own clock, in its saved bytes, is put just before the limit goes on for a step, and not for another."""
+    env = ProcgenEnv(game)
+    env.reset(options={"level_seed": 3})
+    state, limit = env.get_state(), MAX_EPISODE_STEPS_OF.get(game, MAX_EPISODE_STEPS)
+    reader = _Reader(state.simulator)
+    reader.integer(), reader.text(), reader.integers(17), reader.random_generator(), reader.random_generator(), reader.integers(13)
+    clock = slice(reader.offset, reader.offset + 4)
+    assert reader.integer() == 0
+    late = state.simulator[: clock.start] + (limit - 2).to_bytes(4, "little") + state.simulator[clock.stop :]
+    env.set_state(SavedGame(late, state.level_seed, limit - 2))
+    assert [env.step(NOOP)[2:4] for _ in range(2)] == [(False, False), (False, True)]
 
 
 def test_the_coin_terminates_with_reward_10_and_level_solved():
