@@ -107,7 +107,7 @@ class Study:
         over environment steps, rows.csv has the held-out levels solved at the end, a row a seed."""
         from genie_agents.finetuning import finetune  # here, because Stable-Baselines3 is slow to import and seldom needed
 
-        settings, count = self.settings, self.agents.counts(start)[-1]
+        settings, count = self.settings, max(self.agents.counts(start))
         below = [self.agents.policy(start, settings.seed, count)] if start != "nothing" else []
 
         def build(folder: Path) -> None:
@@ -123,8 +123,11 @@ class Study:
                 def on_rollout(steps: int, mean_return: float) -> None:
                     bar.set_postfix({"mean return": f"{mean_return:.2f}"})
                     bar.update(steps - bar.n)
-                    with (folder / "returns.csv").open("a", newline="") as file:
-                        csv.writer(file).writerow([steps, mean_return])
+                    returns = folder / "returns.csv"
+                    rows = list(csv.reader(returns.open())) if returns.exists() else []
+                    with replace_when_written(returns) as temporary, temporary.open("w", newline="") as file:
+                        before = [row for row in rows if int(row[0]) < steps]  # an interrupted update is done anew
+                        csv.writer(file).writerows([*before, [steps, mean_return]])
 
                 agent = finetune(
                     folder,
@@ -187,7 +190,7 @@ class Study:
         if finetuned:
             plot_finetuning({key: folder / "returns.csv" for key, folder in finetuned.items()}, settings.output / "finetuning.png")
         name = next((name for name in settings.agents if name in RECIPES), settings.agents[0])
-        difficulty, count = settings.difficulties[0], self.agents.counts(name)[-1]
+        difficulty, count = settings.difficulties[0], max(self.agents.counts(name))
         agent = self.agents.make(name, difficulty, 0, count, self.agents.policies(name))
         film(agent, self.evaluation_levels[:4], difficulty, settings.output / "agent.gif")
         reports = {d: self.label_report(self.videos.labeller, d) for d in settings.difficulties}

@@ -65,7 +65,8 @@ class ProcgenEnv(gymnasium.Env[np.ndarray, np.int64]):
     """One Procgen game. Observations (64, 64, 3) uint8; 15 discrete actions (`ACTION_NAMES`); CoinRun pays 10 for the coin, else 0.
 
     `reset` plays the level in `options={"level_seed": k}`, or one drawn from `level_seeds`. `info` holds `level_seed` and `level_solved`.
-    Step 1000, or Procgen's own limit of another game, truncates; a coin or a death terminates. `get_state` and `set_state` save and restore the game exactly.
+    Step 1000, or Procgen's own limit of another game, truncates; a coin or a death terminates. `get_state` and `set_state` save and
+    restore the game exactly.
 
     Raises:
         ValueError: unknown game or difficulty, no level seeds, or a seed outside 0 ... 2**31 - 2.

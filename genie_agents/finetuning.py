@@ -94,9 +94,9 @@ def finetune(
     """Improve `policy` (a Nature or IMPALA network) by PPO for `total_steps` environment steps of CoinRun; `policy` itself changes with it.
 
     `mapping` belongs to a policy of latent actions; None for one of real actions. `on_rollout(steps, mean return of the last 100
-    episodes)` is called after each rollout of `num_envs` x `steps_per_rollout` steps, and the model saved in `folder`. A call that was
-    interrupted goes on from there, with the weights, the mapping and the settings of that model (remove it to start anew).
-    Hyper-parameters are those of the Procgen paper (Cobbe et al. 2020, appendix D) but for the learning rate.
+    episodes)` is called after each rollout of `num_envs` x `steps_per_rollout` steps, and the model saved in `folder` when it has learned
+    from them. A call that was interrupted goes on from there, with the weights, the mapping and the settings of that model (remove it
+    to start anew). Hyper-parameters are those of the Procgen paper (Cobbe et al. 2020, appendix D) but for the learning rate.
 
     Raises:
         ValueError: an ST-ViViT policy, which needs its previous actions, or one whose actions are neither the mapping's nor Procgen's.

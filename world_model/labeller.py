@@ -101,10 +101,10 @@ class LatentActionLabeller:
                 return self.describe(opened, batch_size=batch_size, progress=progress)
         frames, episode_starts = self._episodes(video)
         labels = np.full(len(frames), -1, np.int64)
-        features = np.empty((len(frames), self.model.config.d_model), np.float32)
+        features, begins = np.empty((len(frames), self.model.config.d_model), np.float32), set(episode_starts.tolist())
         for start, stop, num_seen, part_features, part in self._describe_parts(frames, episode_starts, batch_size, progress):
             labels[start + num_seen : stop - 1] = part[num_seen : stop - 1 - start]
-            first_row = num_seen + 1 if num_seen else 0
+            first_row = 0 if start in begins else num_seen + 1  # a part's first frame is described without the one before it
             features[start + first_row : stop] = part_features[first_row : stop - start]
         if isinstance(video, VideoFile):
             return Description(labels, features)

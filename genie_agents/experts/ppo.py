@@ -14,6 +14,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor, nn
 
@@ -52,7 +53,7 @@ class PretrainedActorCritic(ActorCriticPolicy):
 
 
 class TimeLimit(BaseCallback):
-    """Stop after so many seconds, save now and then, and report (steps so far, mean return of the last 100 episodes)."""
+    """Stop after so many seconds, save after each update, and report (steps so far, mean return of the last 100 episodes)."""
 
     def __init__(self, seconds: float, folder: Path, on_rollout: Callable[[int, float], None] | None) -> None:
         super().__init__()
@@ -62,8 +63,10 @@ class TimeLimit(BaseCallback):
     def _on_step(self) -> bool:
         return time.monotonic() < self.deadline
 
+    def _on_rollout_start(self) -> None:
+        save(self.model, self.folder)  # when a rollout ends, what it teaches has not been learned yet
+
     def _on_rollout_end(self) -> None:
-        save(self.model, self.folder)
         if self.on_rollout is not None:
             returns = [episode["r"] for episode in self.model.ep_info_buffer or ()]
             self.on_rollout(self.num_timesteps, float(np.mean(returns)) if returns else float("nan"))
@@ -91,7 +94,7 @@ def train_ppo(
     """Train for `minutes`, or until `total_steps` in all; called again with the same folder, it goes on where it
     stopped, with the settings saved there (remove it to start anew).
 
-    Hyper-parameters are those of the Procgen paper (Cobbe et al. 2020, appendix D). The model is saved after every rollout.
+    Hyper-parameters are those of the Procgen paper (Cobbe et al. 2020, appendix D). The model is saved after every update.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -124,10 +127,19 @@ def train_ppo(
 
 
 class PPOExpert:
-    """A trained PPO policy as an expert for demonstrations; samples its actions."""
+    """A trained PPO policy as an expert for demonstrations; samples its actions.
+
+    Raises ValueError for a model that sees something else than one frame, as those of train_sighted.py and of fine-tuning do.
+    """
 
     def __init__(self, folder: str | Path) -> None:
         self.model = PPO.load(Path(folder) / PPO_CHECKPOINT, device="cpu")
+        space = self.model.observation_space
+        if not is_image_space(space):
+            raise ValueError(
+                f"{folder} holds a model that sees {space.shape}, not the frame of a game: give the folder of a finished train_sighted.py, "
+                "or of train_ppo.py"
+            )
 
     def begin(self, env: ProcgenEnv) -> bool:
         return True

@@ -83,8 +83,8 @@ def train_sighted(
     (remove it to start anew).
 
     `on_rollout(decisions so far, mean return of the last 100 episodes)` is called after each rollout of `num_envs` x
-    `decisions_per_rollout` decisions, and the checkpoint saved then. The learning rate follows `total_decisions`, whenever `minutes` end a
-    call.
+    `decisions_per_rollout` decisions, and the checkpoint saved when these have been learned from. The learning rate follows
+    `total_decisions`, whenever `minutes` end a call.
 
     Raises:
         ValueError: no levels, or an apprentice that cannot brake.

@@ -1,12 +1,16 @@
 """PPO starts from what was cloned, improves it, and goes on where it was cut."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
+from stable_baselines3 import PPO
 
 from genie_agents.action_mapping import LatentToRealMapping
 from genie_agents.coinrun import NUM_ACTIONS, RIGHT, RIGHT_UP
 from genie_agents.evaluation import evaluate
+from genie_agents.experts.players import PPO_CHECKPOINT, identify_expert, make_expert
 from genie_agents.finetuning import CHANCE_OF_UNSEEN, FinetunedAgent, LatentHead, finetune
 from genie_agents.policy import Policy, PolicyConfig
 
@@ -50,12 +54,24 @@ def test_it_goes_on_where_it_was_cut(tmp_path):
     policy = Policy(PolicyConfig(num_actions=NUM_ACTIONS, hidden=16))
     with pytest.raises(KeyboardInterrupt):
         finetune(tmp_path, policy, None, total_steps=64, on_rollout=on_rollout, **SMALL)
+    assert PPO.load(tmp_path / PPO_CHECKPOINT)._n_updates > 0  # what the first rollout taught is saved
     agent = finetune(tmp_path, Policy(policy.config), None, total_steps=64, on_rollout=on_rollout, **SMALL)
-    assert calls == [16, 32, 48, 64] and agent.model.num_timesteps == 64
+    assert calls == [16, 32, 32, 48, 64] and agent.model.num_timesteps == 64
     again = finetune(tmp_path, Policy(policy.config), None, total_steps=64, on_rollout=on_rollout, **SMALL)
-    assert len(calls) == 4  # nothing is left to do
+    assert len(calls) == 5  # nothing is left to do
     weights, loaded = agent.model.policy.state_dict(), again.model.policy.state_dict()
     assert all(torch.equal(weights[name], loaded[name]) for name in weights)
+
+
+def test_a_folder_of_fine_tuning_is_no_expert(tmp_path):
+    finetune(tmp_path, Policy(PolicyConfig(num_actions=NUM_ACTIONS, hidden=16)), None, total_steps=0, **SMALL).model.save(
+        tmp_path / PPO_CHECKPOINT
+    )
+    for find in (identify_expert, partial(make_expert, seed=0)):
+        with pytest.raises(ValueError, match="not the frame of a game"):
+            find(str(tmp_path))
+        with pytest.raises(ValueError, match="leave out ':2'"):
+            find(f"{tmp_path}:2")
 
 
 def test_a_finetuned_agent_plays_by_seed(tmp_path):

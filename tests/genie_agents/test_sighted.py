@@ -111,6 +111,8 @@ def test_an_expert_may_be_kept_from_braking():
     for name in ("sighted:4", "sighted:1", "sighted:0"):
         with pytest.raises(ValueError, match="this expert plays with 3 keys, or with 2"):
             make_expert(name, seed=0)
+        with pytest.raises(ValueError, match="this expert plays with 3 keys, or with 2"):
+            identify_expert(name)
 
 
 def test_it_begins_with_what_the_apprentice_expects():

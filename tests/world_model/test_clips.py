@@ -85,6 +85,9 @@ def test_sampler_resumes_bit_identically(video_path: Path) -> None:
         assert not np.array_equal(again, other)
         with pytest.raises(ValueError, match="batch_size 8 and this one has 9"):
             ClipSampler([video], clip_length=4, batch_size=9, seed=3).load_state_dict(state)
+    equally_long = write_episodes(video_path.with_name("other.h5"), [5, 2, 21], first=100)
+    with VideoFile(equally_long) as video, pytest.raises(ValueError, match="a run with videos .* resume with the same data"):
+        ClipSampler([video], clip_length=4, batch_size=8, seed=3).load_state_dict(state)
 
 
 def test_sampler_refuses_what_it_cannot_sample(video_path: Path) -> None:

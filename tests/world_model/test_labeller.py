@@ -1,3 +1,4 @@
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +109,16 @@ def test_features_are_what_the_codes_are_made_from_however_a_video_is_cut(labell
     batch = np.stack([episode(21, seed) for seed in range(2)])
     described = labeller.describe(batch)
     assert described.features.shape == (2, 21, CONFIG.d_model) and described.latent_actions.shape == (2, 20)
+
+
+def test_features_of_a_model_that_sees_two_frames_do_not_depend_on_parts() -> None:
+    """With a window of one frame a part needs no context, but its first frame is still described without the one before it."""
+    model = LatentActionModel(dataclasses.replace(CONFIG, temporal_window=1), seed=1)
+    labeller, video = LatentActionLabeller(model, identity="two frames", device="cpu"), episode(40, seed=3)
+    assert labeller.part_frames < len(video)
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = model.describe(torch.from_numpy(video)[None])[0][0].float().numpy()
+    np.testing.assert_allclose(labeller.describe(video).features, expected, atol=0.02)  # bfloat16
 
 
 def test_a_batch_of_episodes_is_labelled_one_by_one(labeller: LatentActionLabeller) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -73,6 +74,10 @@ class ClipSampler:
         self._last_start = np.cumsum(num_starts)  # valid starts of this and all episodes before it
         self._first_start = self._last_start - num_starts
         self._generator = np.random.default_rng(seed)
+        digest = sha256(self._last_start.tobytes())
+        for file in files:  # the first frame tells videos of equally long episodes apart
+            digest.update(file.frames[0].tobytes())
+        self._videos = digest.hexdigest()[:16]
 
     def __iter__(self) -> Iterator[ClipBatch]:
         return self
@@ -99,12 +104,12 @@ class ClipSampler:
         check_same_source(state, self._identity())
         self._generator.bit_generator.state = state["generator"]
 
-    def _identity(self) -> dict[str, int]:
+    def _identity(self) -> dict[str, int | str]:
         """What a state must share with the sampler that loads it, or the clips would silently be other ones."""
         return {
             "clip_length": self.clip_length,
             "batch_size": self.batch_size,
-            "num_clip_starts": int(self._last_start[-1]),
+            "videos": self._videos,
             "draws_per_clip": 2,  # earlier samplers drew no seeds
         }
 
