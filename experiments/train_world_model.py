@@ -60,6 +60,10 @@ class Training:
             if name is not None:
                 find_model(name)  # a name that is none is found out before hours of recording
 
+    @property
+    def minutes_left(self) -> float | None:
+        return None if self.settings.minutes is None else self.settings.minutes - (time.monotonic() - self.started) / 60
+
     # Videos
 
     @cached_property
@@ -72,17 +76,21 @@ class Training:
 
     def game_videos(self, name: str, levels: range) -> list[Path]:
         settings = self.settings
-        return mixed_videos(self.cache, name, levels, game=settings.game, difficulties=settings.difficulties, seed=settings.seed)
+        with stoppable(settings.runs, self.minutes_left):
+            return mixed_videos(self.cache, name, levels, game=settings.game, difficulties=settings.difficulties, seed=settings.seed)
 
     @cached_property
     def files(self) -> list[VideoFile]:
-        files = [file for source in self.sources for file in (open_videos(source) if source.is_dir() else [VideoFile(source)])]
+        opened = [open_videos(source) if source.is_dir() else [VideoFile(source)] for source in self.sources]
+        return self.check_shape([file for files in opened for file in files])
+
+    def check_shape(self, files: list[VideoFile]) -> list[VideoFile]:
+        """The files; ends the program where their frames are not the model's."""
         tokenizer = self.settings.model.tokenizer
         expected = (tokenizer.image_height, tokenizer.image_width, tokenizer.channels)
-        if files[0].frame_shape != expected:
-            raise SystemExit(
-                f"frames of {files[0].path} are {files[0].frame_shape} and the model's {expected}: resize them, or set --model.*"
-            )
+        for file in files:
+            if file.frame_shape != expected:
+                raise SystemExit(f"frames of {file.path} are {file.frame_shape} and the model's {expected}: resize them, or set --model.*")
         return files
 
     @cached_property
@@ -98,7 +106,9 @@ class Training:
             files = [file for folder in folders for file in open_videos(folder)]
         if not files:
             return None
-        return next(ClipSampler(files, clip_length=settings.dynamics.clip_length, batch_size=VALIDATION_CLIPS, seed=settings.seed))
+        return next(
+            ClipSampler(self.check_shape(files), clip_length=settings.dynamics.clip_length, batch_size=VALIDATION_CLIPS, seed=settings.seed)
+        )
 
     # Training
 
@@ -152,7 +162,6 @@ class Training:
                         validation_log(step, validate(folder))
                     model.train()
 
-            minutes = None if settings.minutes is None else settings.minutes - (time.monotonic() - self.started) / 60
             done = train(
                 model,
                 loss_function,
@@ -161,7 +170,7 @@ class Training:
                 fabric=fabric,
                 checkpoint=folder / "checkpoint.safetensors",
                 checkpoint_seconds=60 * settings.checkpoint_minutes,
-                minutes=minutes,
+                minutes=self.minutes_left,
                 on_step=on_step,
             )
             if done < steps:
@@ -204,7 +213,7 @@ class Training:
 
     def genie(self) -> Path:
         settings, config, below = self.settings, self.config, []
-        _ = self.files  # videos that do not do are refused before anything is trained
+        _ = self.files, self.validation_clips  # videos that do not do are refused before anything is trained
         if settings.latent_action_training == "frozen":
             below.append(self.latent_action_model())
             frozen = LatentActionModel.from_pretrained(below[0])

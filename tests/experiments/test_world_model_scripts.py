@@ -22,9 +22,9 @@ def run(script: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]
     return subprocess.run([sys.executable, EXPERIMENTS / script, *map(str, arguments)], capture_output=True, text=True, check=False)
 
 
-def write_videos(path: Path, seed: int) -> Path:
-    with VideoWriter(path, frame_shape=(32, 32, 3)) as video:
-        for frames in np.random.default_rng(seed).integers(0, 256, (3, 20, 32, 32, 3), dtype=np.uint8):
+def write_videos(path: Path, seed: int, size: int = 32) -> Path:
+    with VideoWriter(path, frame_shape=(size, size, 3)) as video:
+        for frames in np.random.default_rng(seed).integers(0, 256, (3, 20, size, size, 3), dtype=np.uint8):
             video.append(frames)
     return path
 
@@ -84,11 +84,20 @@ def test_the_game_makes_the_videos(tmp_path):
         (["--tokenizer.clip-length", "3"], "are shorter than"),
         (["--data", "missing.h5"], "missing.h5"),
         (["--preset", "tiny", "--levels", "4"], "(32, 32, 3)"),
+        (["--levels", "200", "--minutes", "0"], "stopped; what is done is kept"),
     ],
 )
 def test_what_cannot_be_trained_is_said_in_a_sentence(tmp_path, arguments, message):
     result = run("train_world_model.py", "--runs", tmp_path / "runs", *arguments)
     assert result.returncode != 0 and message in result.stderr, result.stderr
+
+
+def test_validation_videos_of_another_size_are_found_out_before_training(tmp_path):
+    data, validation = write_videos(tmp_path / "a.h5", 0), write_videos(tmp_path / "b.h5", 1, size=16)
+    arguments = ["--preset", "tiny", "--data", data, "--validation-data", validation, "--runs", tmp_path / "runs"]
+    result = run("train_world_model.py", *arguments)
+    assert result.returncode != 0 and f"{validation} are (16, 16, 3)" in result.stderr, result.stderr
+    assert not list((tmp_path / "runs").glob("*"))
 
 
 def test_the_rollout_benchmark_fills_its_table(tmp_path):
