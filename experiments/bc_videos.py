@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from bc_settings import Settings
 from progress import training_bar
+from recording import record
 from run_cache import RunCache
 from scipy.special import logsumexp
 from tqdm import tqdm
@@ -17,12 +18,12 @@ from tqdm import tqdm
 from genie_agents.action_mapping import FeatureClassifier
 from genie_agents.cloning import Videos
 from genie_agents.coinrun import AIRBORNE_ALIASES, DEMONSTRATION_LEVELS, LEFT, NOOP, RIGHT, WORLD_MODEL_LEVELS
-from genie_agents.demonstrations import RecordingConfig, open_videos, record_videos
+from genie_agents.demonstrations import RecordingConfig, open_videos
 from genie_agents.experts.players import identify_expert
 from genie_agents.selection import Proxy
 from world_model import LatentActionLabeller
 from world_model.data import VideoFile
-from world_model.serialization import find_model, identify_model
+from world_model.serialization import find_model
 from world_model.training import LabelledTransitions, train_latent_action_model
 
 POOL = 20_000  # frames among which those to be labelled are sought
@@ -46,15 +47,7 @@ class LabelledVideos:
     # Videos and the latent action model
 
     def record(self, name: str, levels: range, recording: RecordingConfig, expert: str, proxy: Path | None = None) -> Path:
-        def build(folder: Path) -> None:
-            with tqdm(total=len(levels), desc=name, unit="level", dynamic_ncols=True) as bar:
-                for levels_done in record_videos(folder, levels, recording, expert=expert, proxy=proxy, seed=self.settings.seed):
-                    bar.update(levels_done)
-
-        about = dataclasses.asdict(recording) | {"levels": [levels[0], levels[-1]], "seed": self.settings.seed}
-        about |= {"expert": identify_expert(expert)}
-        about |= {"proxy": identify_model(proxy)} if proxy else {}
-        return self.cache.stage(name, about, [], build)
+        return record(self.cache, name, levels, recording, expert, seed=self.settings.seed, proxy=proxy)
 
     def demonstrations(self, difficulty: str) -> Path:
         settings = self.settings

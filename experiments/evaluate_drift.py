@@ -21,11 +21,12 @@ import matplotlib
 import numpy as np
 import torch
 import tyro
+from recording import record
 from report import markdown_table, write_results
 from run_cache import RunCache
 from torch import Tensor
 from tqdm import tqdm
-from world_videos import MIXED, Source, record
+from world_videos import MIXED, Source
 
 from genie_agents.coinrun import MAX_EPISODE_STEPS, TEST_LEVELS, VALIDATION_LEVELS
 from genie_agents.demonstrations import open_videos
@@ -106,7 +107,8 @@ def find_episodes(settings: Settings, name: str, levels: range, difficulty: str,
     found: list[np.ndarray] = []
     for first in range(0, len(levels), RECORDED_LEVELS):
         part = levels[first : first + RECORDED_LEVELS]
-        for file in open_videos(record(RunCache(settings.runs), f"{name}-{player}-{difficulty}", part, recording, player, settings.seed)):
+        folder = record(RunCache(settings.runs), f"{name}-{player}-{difficulty}", part, recording, player, seed=settings.seed)
+        for file in open_videos(folder):
             starts = file.episode_starts[:-1][np.diff(file.episode_starts) >= num_frames]
             found += [file.frames[start : start + num_frames] for start in starts]
         if len(found) >= settings.worlds:

@@ -6,13 +6,15 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+from recording import record
 from run_cache import RunCache
-from tqdm import tqdm
 
-from genie_agents.demonstrations import RecordingConfig, record_videos
+from genie_agents.demonstrations import RecordingConfig
 
 Source = tuple[str, str]
 """Whose videos: difficulty and player."""
+
+SHARD_LEVELS = 50  # a random player begins anew with each shard, so what it plays depends on this
 
 # What players do wrong stays on camera: a world must know what follows from every action.
 MIXED = RecordingConfig(noise=0.3, max_noise_steps=6, cut_noise=False, keep_unsolved=True, max_steps=100)
@@ -30,7 +32,13 @@ def videos_by_source(cache: RunCache, name: str, levels: range, *, game: str, di
         shares |= {"sticky": levels[quarter : 2 * quarter], "planner": levels[2 * quarter :]}
     return {
         (difficulty, player): record(
-            cache, f"{name}-{player}-{difficulty}", share, dataclasses.replace(MIXED, game=game, difficulty=difficulty), player, seed
+            cache,
+            f"{name}-{player}-{difficulty}",
+            share,
+            dataclasses.replace(MIXED, game=game, difficulty=difficulty),
+            player,
+            seed=seed,
+            shard_levels=SHARD_LEVELS,
         )
         for difficulty in difficulties
         for player, share in shares.items()
@@ -40,15 +48,3 @@ def videos_by_source(cache: RunCache, name: str, levels: range, *, game: str, di
 def mixed_videos(cache: RunCache, name: str, levels: range, *, game: str, difficulties: Sequence[str], seed: int) -> list[Path]:
     """The folders of all sources together."""
     return list(videos_by_source(cache, name, levels, game=game, difficulties=difficulties, seed=seed).values())
-
-
-def record(cache: RunCache, name: str, levels: range, recording: RecordingConfig, player: str, seed: int) -> Path:
-    """One player's videos of the levels, as a stage of `cache`."""
-
-    def build(folder: Path) -> None:
-        with tqdm(total=len(levels), desc=name, unit="level", dynamic_ncols=True) as bar:
-            for levels_done in record_videos(folder, levels, recording, expert=player, seed=seed, shard_levels=50):
-                bar.update(levels_done)
-
-    about = dataclasses.asdict(recording) | {"levels": [levels[0], levels[-1]], "player": player, "seed": seed}
-    return cache.stage(name, about, [], build)
