@@ -17,8 +17,7 @@ import h5py
 import numpy as np
 import tyro
 from procgen import ProcgenGym3Env
-from rich.console import Console
-from rich.table import Table
+from report import markdown_table
 
 COMPRESSIONS: dict[str, dict[str, Any]] = {
     "none": {},
@@ -90,14 +89,15 @@ def measure(path: Path, frames: np.ndarray, chunk_length: int, filters: dict[str
 
 def main(config: BenchConfig) -> None:
     frames = play_coinrun(config)
-    table = Table("compression", "chunk length", "bytes/frame", "write frames/s", f"{config.clip_length}-frame clips/s")
+    columns = ["compression", "chunk length", "bytes/frame", "write frames/s", f"{config.clip_length}-frame clips/s"]
+    rows = []
     with tempfile.TemporaryDirectory() as folder:
         for name, filters in COMPRESSIONS.items():
             for chunk_length in config.chunk_lengths:
                 path = Path(folder) / "bench.h5"
                 size, write_rate, read_rate = measure(path, frames, chunk_length, filters, config)
-                table.add_row(name, str(chunk_length), f"{size:,.0f}", f"{write_rate:,.0f}", f"{read_rate:,.0f}")
-    Console().print(table)
+                rows.append([name, str(chunk_length), f"{size:,.0f}", f"{write_rate:,.0f}", f"{read_rate:,.0f}"])
+    print(markdown_table(columns, rows))
 
 
 if __name__ == "__main__":

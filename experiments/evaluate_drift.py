@@ -1,4 +1,4 @@
-"""How a world holds out in long rollouts: what is left of the game after 16, 64, 256 and 1000 frames from one prompt frame.
+"""How a world of CoinRun holds out in long rollouts: what is left of the game after 16, 64, 256 and 1000 frames from one prompt frame.
 
     python experiments/evaluate_drift.py --model runs/world_model/coinrun-small                  # validation levels
     python experiments/evaluate_drift.py --model runs/world_model/coinrun-small --temperature 1  # other sampling settings
@@ -233,6 +233,7 @@ def main() -> None:
     if settings.anchor_frames == 0:
         changed["anchor_frames"] = None
     sampling = dataclasses.replace(genie.config.sampling, **changed)
+    Rollout(genie, 1, sampling=sampling)  # settings that it refuses are found out before anything is played
     episodes = long_episodes(settings)
     frames = torch.from_numpy(np.concatenate(list(episodes.values())))
     labeller = LatentActionLabeller(genie.latent_action_model, identity=settings.model, device=genie.prompts.device)

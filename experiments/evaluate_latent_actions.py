@@ -65,6 +65,8 @@ class Settings:
     def __post_init__(self) -> None:
         if not self.difficulties:
             raise ValueError("difficulties is empty; choose easy, hard or both")
+        if min(self.levels, self.idm_levels) < 4:
+            raise ValueError(f"levels is {self.levels} and idm_levels {self.idm_levels}; give at least 4, one for each kind of player")
 
 
 class Study:

@@ -1,4 +1,4 @@
-"""How good a world is, on levels that it never saw: reconstruction, rollouts driven by its latent actions, and what the actions change.
+"""How good a world of CoinRun is, on levels that it never saw: reconstruction, rollouts by its latent actions, and what these change.
 
     python experiments/evaluate_world_model.py --model runs/world_model/coinrun-small           # validation levels
     python experiments/evaluate_world_model.py --model runs/world_model/coinrun-small --test    # once, for reported figures

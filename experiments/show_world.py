@@ -1,4 +1,4 @@
-"""Look at a trained world: what each latent action does, and a long walk through it.
+"""Look at a trained world of CoinRun: what each latent action does, and a long walk through it.
 
     python experiments/show_world.py --model runs/world_model/coinrun-small
 

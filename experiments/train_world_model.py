@@ -55,10 +55,14 @@ class Training:
         self.started = time.monotonic()
         self.cache = RunCache(settings.runs)
         self.fabric = make_fabric(devices=settings.devices, num_nodes=settings.num_nodes, strategy=settings.strategy)
-        self.config = dataclasses.replace(settings.model, num_prompts=NUM_PROMPTS)
-        for name in (settings.lam, settings.tokenizer_from, settings.start_from):
-            if name is not None:
-                find_model(name)  # a name that is none is found out before hours of recording
+        given = {}  # what is none, or does not fit, is found out before hours of recording
+        if settings.lam is not None:
+            given["latent_actions"] = LatentActionModel.from_pretrained(settings.lam).config
+        if settings.tokenizer_from is not None:
+            given["tokenizer"] = VideoTokenizer.from_pretrained(settings.tokenizer_from).config
+        self.config = dataclasses.replace(settings.model, num_prompts=NUM_PROMPTS, **given)
+        self.beginning = None if settings.start_from is None else Genie.from_pretrained(settings.start_from)
+        """the world whose weights to begin with"""
 
     @property
     def minutes_left(self) -> float | None:
@@ -86,7 +90,7 @@ class Training:
 
     def check_shape(self, files: list[VideoFile]) -> list[VideoFile]:
         """The files; ends the program where their frames are not the model's."""
-        tokenizer = self.settings.model.tokenizer
+        tokenizer = self.config.tokenizer
         expected = (tokenizer.image_height, tokenizer.image_width, tokenizer.channels)
         for file in files:
             if file.frame_shape != expected:
@@ -111,11 +115,6 @@ class Training:
         )
 
     # Training
-
-    @cached_property
-    def beginning(self) -> Genie | None:
-        """The world whose weights to begin with."""
-        return None if self.settings.start_from is None else Genie.from_pretrained(self.settings.start_from)
 
     def start(self, part: str, model: VideoTokenizer | LatentActionModel | DynamicsModel) -> None:
         """Begin with the weights that this part has in the world of --start-from, if it is of the same configuration."""
@@ -212,15 +211,14 @@ class Training:
         return self.train("lam", model, latent_action_objective, settings.latent_actions, [])
 
     def genie(self) -> Path:
-        settings, config, below = self.settings, self.config, []
+        settings, below = self.settings, []
         _ = self.files, self.validation_clips  # videos that do not do are refused before anything is trained
         if settings.latent_action_training == "frozen":
             below.append(self.latent_action_model())
             frozen = LatentActionModel.from_pretrained(below[0])
-            config = dataclasses.replace(config, latent_actions=frozen.config)
         below.append(self.tokenizer())
         tokenizer = VideoTokenizer.from_pretrained(below[-1])
-        model = Genie(dataclasses.replace(config, tokenizer=tokenizer.config), seed=settings.seed)
+        model = Genie(self.config, seed=settings.seed)
         model.tokenizer.load_state_dict(tokenizer.state_dict())
         if settings.latent_action_training == "frozen":
             model.latent_action_model.load_state_dict(frozen.state_dict())

@@ -44,6 +44,8 @@ class CompressedFrames:
         indices = np.asarray(indices)
         if indices.size == 0:
             return np.empty((*indices.shape, *self.frame_shape), np.uint8)
+        if not np.issubdtype(indices.dtype, np.integer):
+            raise IndexError(f"indices are {indices.dtype}; give integers, of a mask those that np.flatnonzero names")
         if indices.min() < 0:
             raise IndexError(f"index {indices.min()} is negative; count from 0 to {len(self) - 1}")
         starts, stops = (self._bounds[indices.ravel() + after].tolist() for after in (0, 1))

@@ -11,7 +11,7 @@ import torch
 from scipy import stats
 
 from genie_agents.action_mapping import FrameMapping, LatentToRealMapping, draw
-from genie_agents.coinrun import MAX_EPISODE_STEPS, NUM_ACTIONS, ProcgenEnv
+from genie_agents.coinrun import NUM_ACTIONS, ProcgenEnv
 from genie_agents.policy import Policy
 from world_model.precision import bf16_autocast
 
@@ -114,17 +114,17 @@ def evaluate(
     difficulty: str,
     seed: int,
     game: str = "coinrun",
-    max_steps: int = MAX_EPISODE_STEPS,
+    max_steps: int | None = None,
     on_step: Callable[[int, np.ndarray], None] | None = None,
 ) -> Evaluation:
-    """Play each level once, all at once. `on_step(number of games running, all games' observations)`
+    """Play each level once, all at once, to its end or for `max_steps`. `on_step(number of games running, all games' observations)`
     serves progress bars and films."""
     envs = [ProcgenEnv(game, difficulty=difficulty) for _ in level_seeds]
     obs = np.stack([env.reset(options={"level_seed": level})[0] for env, level in zip(envs, level_seeds, strict=True)])
     solved, steps = np.zeros(len(envs), dtype=bool), np.zeros(len(envs), dtype=np.int64)
     running = np.arange(len(envs))
     agent.begin(len(envs), seed)
-    while len(running) and steps.max() < max_steps:
+    while len(running) and (max_steps is None or steps.max() < max_steps):
         actions = agent.act(obs[running], running)
         still_running = []
         for game_index, action in zip(running, actions, strict=True):

@@ -16,12 +16,12 @@ from world_model.serialization import SHIPPED
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 sys.path.insert(0, str(EXPERIMENTS))
 
-import world_videos  # noqa: E402
+import recording  # noqa: E402
 from bc_report import known_actions, label_report  # noqa: E402
 from evaluate_latent_actions import main, meaning, pool  # noqa: E402
 
 
-def record_here(folder, levels, recording, *, expert, seed, shard_levels):
+def record_here(folder, levels, recording, *, expert, proxy, seed, shard_levels):
     """`record_videos` without its processes, whose starts take longer than the rest of a test."""
     record_shard(folder / "levels.h5", make_expert(expert, seed), levels, recording, seed)
     yield len(levels)
@@ -30,7 +30,7 @@ def record_here(folder, levels, recording, *, expert, seed, shard_levels):
 @pytest.fixture
 def run(monkeypatch):
     def run(*arguments: str | Path) -> None:
-        monkeypatch.setattr(world_videos, "record_videos", record_here)
+        monkeypatch.setattr(recording, "record_videos", record_here)
         monkeypatch.setattr(sys, "argv", ["experiments/evaluate_latent_actions.py", *map(str, arguments)])
         main()
 

@@ -85,6 +85,8 @@ def test_the_game_makes_the_videos(tmp_path):
         (["--data", "missing.h5"], "missing.h5"),
         (["--preset", "tiny", "--levels", "4"], "(32, 32, 3)"),
         (["--levels", "200", "--minutes", "0"], "stopped; what is done is kept"),
+        (["--start-from", "lam-platformers"], "not a Genie"),
+        (["--preset", "coinrun-base", "--tokenizer-from", "coinrun-small"], "num_tokens of tokenizer and dynamics"),
     ],
 )
 def test_what_cannot_be_trained_is_said_in_a_sentence(tmp_path, arguments, message):

@@ -25,6 +25,8 @@ def test_compressed_frames_refuse_what_they_do_not_hold() -> None:
             frames[np.array([outside])]
         frames.append(np.zeros((0, 8, 6, 3), np.uint8))  # goes on while the error is remembered
         del refused
+    with pytest.raises(IndexError, match="of a mask those that np.flatnonzero names"):
+        frames[np.array([True])]
     for wrong in (np.zeros((2, 8, 5, 3), np.uint8), np.zeros((2, 8, 6, 3)), np.zeros((8, 6, 3), np.uint8)):
         with pytest.raises(ValueError, match="append uint8 of"):
             frames.append(wrong)
