@@ -127,6 +127,38 @@ def test_file_without_an_episode_is_not_written(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("writes_before", [0, 3, 12])
+def test_an_interrupted_write_leaves_the_old_file_and_the_interpreter_alive(video_path: Path, writes_before: int) -> None:
+    """Ctrl-C while HDF5 writes, and in the end while it closes the file; in a process of its own, as HDF5 used to crash."""
+    before = video_path.read_bytes()
+    script = f"""
+        import signal, sys
+        import numpy as np
+        from world_model.data import VideoWriter, video_file
+
+        writes = 0
+        write = video_file._OutputFile.write
+        def interrupted(self, data):
+            global writes
+            writes += 1
+            if writes == {writes_before} + 1:
+                signal.raise_signal(signal.SIGINT)
+            return write(self, data)
+        video_file._OutputFile.write = interrupted
+        try:
+            with VideoWriter({str(video_path)!r}, frame_shape=(64, 64, 3)) as writer:
+                for _ in range(4):
+                    writer.append(np.random.default_rng(0).integers(256, size=(16, 64, 64, 3), dtype=np.uint8))
+        except KeyboardInterrupt:
+            sys.exit(7)
+        sys.exit(writes)
+    """
+    result = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (7, "")
+    assert video_path.read_bytes() == before
+    assert list(video_path.parent.iterdir()) == [video_path]
+
+
 def test_full_disk_keeps_the_old_file_and_the_interpreter_alive(video_path: Path) -> None:
     """In a process of its own, whose files may not grow past 20 kB: HDF5 is known to crash when a write has failed."""
     pytest.importorskip("resource")

@@ -22,6 +22,8 @@ import operator
 import os
 import secrets
 import shutil
+import signal
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -118,8 +120,9 @@ class VideoWriter:
     def _write_buffer(self) -> None:
         """Only whole chunks reach the file (but for the last one), so that none is compressed twice."""
         num_written = len(self._frames)
-        self._frames.resize(num_written + self._num_buffered, axis=0)
-        self._frames[num_written:] = self._buffer[: self._num_buffered]
+        with _interrupts_wait():
+            self._frames.resize(num_written + self._num_buffered, axis=0)
+            self._frames[num_written:] = self._buffer[: self._num_buffered]
         self._num_buffered = 0
 
     def _finish(self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None) -> None:
@@ -129,10 +132,11 @@ class VideoWriter:
             raise VideoFileError(f"{self.path} was not written, as it holds no episode: append one before the with block ends")
         if self._num_buffered:
             self._write_buffer()
-        self._file["episode_starts"] = np.array(self._episode_starts, np.int64)
-        self._file["level_seeds"] = np.array(self._level_seeds, np.int64)
-        if self.with_actions:
-            self._file.create_dataset("actions", data=np.concatenate(self._actions), **COMPRESSION)
+        with _interrupts_wait():
+            self._file["episode_starts"] = np.array(self._episode_starts, np.int64)
+            self._file["level_seeds"] = np.array(self._level_seeds, np.int64)
+            if self.with_actions:
+                self._file.create_dataset("actions", data=np.concatenate(self._actions), **COMPRESSION)
 
     def __exit__(self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None) -> None:
         self._stack.__exit__(exc_type, exc, traceback)
@@ -246,7 +250,7 @@ def write_latent_actions(path: str | Path, latent_actions: np.ndarray, *, labell
         is_last_frame[video.episode_starts[1:] - 1] = True
     if (latent_actions < -1).any() or ((latent_actions == -1) != is_last_frame).any():
         raise ValueError("latent_actions must be -1 on the last frame of each episode and >= 0 on all other frames")
-    with _replace_when_complete(path, keep_contents=True) as (file, _):
+    with _replace_when_complete(path, keep_contents=True) as (file, _), _interrupts_wait():
         if "latent_actions" in file:
             del file["latent_actions"]
         dataset = file.create_dataset("latent_actions", data=latent_actions.astype(np.int64), **COMPRESSION)
@@ -307,6 +311,22 @@ class _OutputFile(io.FileIO):
             raise _write_error(path, self.error) from self.error
 
 
+@contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """Let Ctrl-C take effect when the block has ended: in the middle of a write it would be an error to HDF5 (see `_OutputFile`)."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is None:
+        yield  # Python interrupts the main thread alone, and only if the signal is its own to handle
+        return
+    caught: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, _: caught.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if caught:
+            signal.raise_signal(signal.SIGINT)
+
+
 def _write_error(path: Path, error: OSError) -> OSError:
     message = f"could not write {path} ({error.strerror}) and left it as it was before: free disk space, then write it again"
     return OSError(error.errno, message)
@@ -328,8 +348,13 @@ def _replace_when_complete(path: Path, *, keep_contents: bool = False) -> Iterat
             except OSError as error:
                 raise _write_error(path, error) from error
         with _OutputFile(temporary, "r+" if keep_contents else "x+") as output:
-            with h5py.File(output, "r+" if keep_contents else "w") as file:
+            with _interrupts_wait():
+                file = h5py.File(output, "r+" if keep_contents else "w")
+            try:
                 yield file, output
+            finally:
+                with _interrupts_wait():
+                    file.close()
             output.raise_error(path)
             os.fsync(output.fileno())
         os.replace(temporary, path)
