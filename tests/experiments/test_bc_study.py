@@ -197,6 +197,25 @@ def test_early_in_a_jump_relabelling_tells_the_direction_alone(monkeypatch):
     assert doubtful[early].any() and not doubtful[~early].any()
 
 
+def test_the_curve_of_fine_tuning_has_no_steps_twice(monkeypatch, tmp_path):
+    """An interruption comes after a rollout is reported and before it is learned from, so that it is played anew."""
+    study = Study(dataclasses.replace(PRESETS["smoke"], finetune_steps=48, runs=tmp_path))
+    reported = iter([[16, 32], [32, 48]])
+
+    def finetune(*_, on_rollout, **__):
+        for steps in next(reported):
+            on_rollout(steps, 1.0)
+        if steps == 32:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("genie_agents.finetuning.finetune", finetune)
+    monkeypatch.setattr(study, "levels_solved", lambda *_: np.zeros(2, dtype=bool))
+    with pytest.raises(KeyboardInterrupt):
+        study.finetuned("nothing", "easy")
+    folder = study.finetuned("nothing", "easy")
+    assert [line.split(",")[0] for line in (folder / "returns.csv").read_text().split()] == ["16", "32", "48"]
+
+
 def test_n_labels_are_n_labels(monkeypatch):
     """All that cloning is given of the true actions are those of the labelled samples, of one difficulty."""
     study, rng, given = Study(PRESETS["smoke"]), np.random.default_rng(0), {}

@@ -18,6 +18,7 @@ from genie_agents.coinrun import (
     NOOP,
     NUM_ACTIONS,
     RIGHT_UP,
+    SHORTEST_JUMP,
     TEST_LEVELS,
     VALIDATION_LEVELS,
     WORLD_MODEL_LEVELS,
@@ -26,6 +27,7 @@ from genie_agents.coinrun import (
     make_sb3_vec_env,
     make_vector_env,
 )
+from genie_agents.demonstrations import on_ground
 from genie_agents.experts.game_state import _Reader
 
 
@@ -100,6 +102,19 @@ def test_each_game_is_truncated_by_its_own_time_limit(game):
     late = state.simulator[: clock.start] + (limit - 2).to_bytes(4, "little") + state.simulator[clock.stop :]
     env.set_state(SavedGame(late, state.level_seed, limit - 2))
     assert [env.step(NOOP)[2:4] for _ in range(2)] == [(False, False), (False, True)]
+
+
+def test_no_jump_is_shorter_than_the_shortest():
+    env, flights = ProcgenEnv(difficulty="hard"), []
+    for level_seed in range(20_000, 20_020):
+        env.reset(options={"level_seed": level_seed})
+        took_off, terminated, truncated = None, False, False
+        while not terminated and not truncated and env.elapsed_steps < 200:
+            if on_ground(env):  # where UP is held the player takes off at once
+                flights += [] if took_off is None else [env.elapsed_steps - took_off]
+                took_off = env.elapsed_steps
+            _, _, terminated, truncated, _ = env.step(RIGHT_UP)
+    assert len(flights) > 40 and min(flights) >= SHORTEST_JUMP
 
 
 def test_the_coin_terminates_with_reward_10_and_level_solved():

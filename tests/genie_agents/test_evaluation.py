@@ -35,6 +35,10 @@ def test_a_perfect_agent_solves_all_and_an_idle_one_none():
     assert not idle.solved.any() and (idle.steps == 1000).all()
 
 
+def test_a_game_is_played_to_its_own_limit():
+    assert evaluate(ConstantAgent(NOOP), [2], difficulty="easy", seed=0, game="bossfight").steps.tolist() == [4000]
+
+
 def test_constant_right_up_solves_about_two_thirds_of_easy_and_random_far_less():
     levels = range(900_000, 900_100)
     constant = evaluate(ConstantAgent(RIGHT_UP), levels, difficulty="easy", seed=0).solved.mean()

@@ -134,17 +134,17 @@ def test_an_interrupted_write_leaves_the_old_file_and_the_interpreter_alive(vide
     script = f"""
         import signal, sys
         import numpy as np
-        from world_model.data import VideoWriter, video_file
+        from world_model.data import VideoWriter, hdf5_output
 
         writes = 0
-        write = video_file._OutputFile.write
+        write = hdf5_output.OutputFile.write
         def interrupted(self, data):
             global writes
             writes += 1
             if writes == {writes_before} + 1:
                 signal.raise_signal(signal.SIGINT)
             return write(self, data)
-        video_file._OutputFile.write = interrupted
+        hdf5_output.OutputFile.write = interrupted
         try:
             with VideoWriter({str(video_path)!r}, frame_shape=(64, 64, 3)) as writer:
                 for _ in range(4):

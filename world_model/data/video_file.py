@@ -16,21 +16,17 @@ bytes at the same speed of random reads. Longer chunks save 3 % more but slow th
 
 from __future__ import annotations
 
-import io
 import json
 import operator
-import os
-import secrets
-import shutil
-import signal
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
 import h5py
 import numpy as np
+
+from world_model.data.hdf5_output import OutputFile, interrupts_wait, replace_hdf5
 
 FORMAT_NAME = "genie-agents video"
 FORMAT_VERSION = 1
@@ -73,7 +69,7 @@ class VideoWriter:
         except (TypeError, ValueError) as error:
             raise TypeError(f"provenance must hold only what JSON can: {error}") from error
         self._stack = ExitStack()
-        self._output: _OutputFile | None = None
+        self._output: OutputFile | None = None
         self._buffer = np.empty((CHUNK_LENGTH, *self.frame_shape), np.uint8)
         self._num_buffered = 0
         self._episode_starts = [0]
@@ -83,7 +79,7 @@ class VideoWriter:
     def __enter__(self) -> VideoWriter:
         if self._output is not None:
             raise RuntimeError("this VideoWriter was used before: make a new one for each file")
-        self._file, self._output = self._stack.enter_context(_replace_when_complete(self.path))
+        self._file, self._output = self._stack.enter_context(replace_hdf5(self.path))
         self._stack.push(self._finish)
         self._file.attrs.update(format=FORMAT_NAME, version=FORMAT_VERSION, provenance=self._provenance)
         shape = self.frame_shape
@@ -120,7 +116,7 @@ class VideoWriter:
     def _write_buffer(self) -> None:
         """Only whole chunks reach the file (but for the last one), so that none is compressed twice."""
         num_written = len(self._frames)
-        with _interrupts_wait():
+        with interrupts_wait():
             self._frames.resize(num_written + self._num_buffered, axis=0)
             self._frames[num_written:] = self._buffer[: self._num_buffered]
         self._num_buffered = 0
@@ -132,7 +128,7 @@ class VideoWriter:
             raise VideoFileError(f"{self.path} was not written, as it holds no episode: append one before the with block ends")
         if self._num_buffered:
             self._write_buffer()
-        with _interrupts_wait():
+        with interrupts_wait():
             self._file["episode_starts"] = np.array(self._episode_starts, np.int64)
             self._file["level_seeds"] = np.array(self._level_seeds, np.int64)
             if self.with_actions:
@@ -250,7 +246,7 @@ def write_latent_actions(path: str | Path, latent_actions: np.ndarray, *, labell
         is_last_frame[video.episode_starts[1:] - 1] = True
     if (latent_actions < -1).any() or ((latent_actions == -1) != is_last_frame).any():
         raise ValueError("latent_actions must be -1 on the last frame of each episode and >= 0 on all other frames")
-    with _replace_when_complete(path, keep_contents=True) as (file, _), _interrupts_wait():
+    with replace_hdf5(path, keep_contents=True) as (file, _), interrupts_wait():
         if "latent_actions" in file:
             del file["latent_actions"]
         dataset = file.create_dataset("latent_actions", data=latent_actions.astype(np.int64), **COMPRESSION)
@@ -278,85 +274,3 @@ def _with_end_marker(actions: np.ndarray, num_frames: int) -> np.ndarray:
     if actions.min() < 0:
         raise ValueError("actions must be >= 0: -1 is kept for the last frame of an episode and added by the writer")
     return np.append(actions.astype(np.int64), -1)
-
-
-class _OutputFile(io.FileIO):
-    """A file that keeps its first write error for later instead of raising it.
-
-    HDF5 cannot close a file whose writes failed: on a full disk it crashes the interpreter. So it is told that all went well, it
-    closes cleanly, and `raise_error` says what happened; the file is thrown away.
-    """
-
-    error: OSError | None = None
-
-    def write(self, data: object) -> int:
-        left = memoryview(data)  # type: ignore[arg-type]
-        size = left.nbytes
-        try:
-            while left and self.error is None:
-                left = left[super().write(left) :]
-        except OSError as error:
-            self.error = error
-        return size
-
-    def truncate(self, size: int | None = None) -> int:
-        try:
-            return super().truncate(size)
-        except OSError as error:
-            self.error = self.error or error
-            return size or 0
-
-    def raise_error(self, path: Path) -> None:
-        if self.error is not None:
-            raise _write_error(path, self.error) from self.error
-
-
-@contextmanager
-def _interrupts_wait() -> Iterator[None]:
-    """Let Ctrl-C take effect when the block has ended: in the middle of a write it would be an error to HDF5 (see `_OutputFile`)."""
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is None:
-        yield  # Python interrupts the main thread alone, and only if the signal is its own to handle
-        return
-    caught: list[int] = []
-    handler = signal.signal(signal.SIGINT, lambda number, _: caught.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, handler)
-        if caught:
-            signal.raise_signal(signal.SIGINT)
-
-
-def _write_error(path: Path, error: OSError) -> OSError:
-    message = f"could not write {path} ({error.strerror}) and left it as it was before: free disk space, then write it again"
-    return OSError(error.errno, message)
-
-
-@contextmanager
-def _replace_when_complete(path: Path, *, keep_contents: bool = False) -> Iterator[tuple[h5py.File, _OutputFile]]:
-    """An HDF5 file that takes the place of `path` when the block ends well; otherwise it vanishes and `path` stays as it is."""
-    path = path.resolve()  # a link stays one, and what it points to is written
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"the folder {path.parent} does not exist: create it before writing {path.name}")
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder: give the name of a file")
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        if keep_contents:
-            try:
-                shutil.copy(path, temporary)  # with its permissions
-            except OSError as error:
-                raise _write_error(path, error) from error
-        with _OutputFile(temporary, "r+" if keep_contents else "x+") as output:
-            with _interrupts_wait():
-                file = h5py.File(output, "r+" if keep_contents else "w")
-            try:
-                yield file, output
-            finally:
-                with _interrupts_wait():
-                    file.close()
-            output.raise_error(path)
-            os.fsync(output.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
