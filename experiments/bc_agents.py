@@ -78,10 +78,11 @@ class Agents:
                 keys[part], confidence[part] = chances.argmax(axis=1), chances.max(axis=1)
                 aliases = AIRBORNE_ALIASES[keys[part], None] == AIRBORNE_ALIASES
                 of_direction[part] = chances.sum(axis=1, where=aliases)
-        airborne = find_airborne(keys, self.settings.airborne_frames)
+        threshold = self.settings.relabelling_confidence
+        airborne = find_airborne(keys, confidence >= threshold, self.settings.airborne_frames)
         keys = np.where(airborne, AIRBORNE_ALIASES[keys], keys)
         confidence = np.where(airborne, of_direction, confidence)
-        return keys, find_doubtful(keys, confidence, threshold=self.settings.relabelling_confidence)
+        return keys, find_doubtful(keys, confidence, threshold=threshold)
 
     # Cloning
 
@@ -152,7 +153,7 @@ class Agents:
             name = f"{agent}-{count}"
             about |= {"mapping": recipe.mapping, "labelled_samples": count}
             about |= {} if recipe.mapping == "dictionary" else {"confidence": settings.relabelling_confidence}
-            about |= {"airborne_frames": settings.airborne_frames} if settings.airborne_frames else {}
+            about |= {"frames_after_sure_take_offs": settings.airborne_frames} if settings.airborne_frames else {}
 
         def build(folder: Path) -> None:
             samples = {d: videos.usable(d) for d in settings.difficulties}

@@ -36,11 +36,14 @@ def find_doubtful(labels: np.ndarray, confidence: np.ndarray, *, threshold: floa
     return doubtful
 
 
-def find_airborne(keys: np.ndarray, num_frames: int) -> np.ndarray:
-    """The first `num_frames` frames (N,) bool after each take-off, a key (N,) for jumping that follows another key. Keys of -1 part
-    episodes."""
+def find_airborne(keys: np.ndarray, sure: np.ndarray, num_frames: int) -> np.ndarray:
+    """The first `num_frames` frames (N,) bool after each take-off: of a press of a key (N,) for jumping the first frame that is named
+    with confidence, `sure` (N,) bool. One taken for a take-off in doubt may be the frame before it. Keys of -1 part episodes."""
     episodes, jumping = np.cumsum(keys == -1), np.isin(keys, TAKE_OFFS)
-    take_offs = jumping & ~np.append(False, jumping[:-1])
+    candidates = np.flatnonzero(jumping & sure)
+    _, first_of_press = np.unique(np.cumsum(~jumping)[candidates], return_index=True)
+    take_offs = np.zeros(len(keys), dtype=bool)
+    take_offs[candidates[first_of_press]] = True
     airborne = np.zeros(len(keys), dtype=bool)
     for later in range(1, num_frames + 1):
         airborne[later:] |= take_offs[:-later] & (episodes[later:] == episodes[:-later])

@@ -103,6 +103,10 @@ def test_doubtful_labels_are_found_and_rare_ones_spared() -> None:
 
 def test_frames_after_a_take_off_are_airborne() -> None:
     keys = np.array([7, 8, 8, 8, 7, 7, 7, 5, 7, -1, 7, 7, 2, -1])
-    airborne = find_airborne(keys, 2)
-    np.testing.assert_array_equal(np.flatnonzero(airborne), [2, 3, 8])  # not into the next episode
-    assert not find_airborne(keys, 0).any()
+    sure = np.ones(len(keys), dtype=bool)
+    np.testing.assert_array_equal(np.flatnonzero(find_airborne(keys, sure, 2)), [2, 3, 8])  # not into the next episode
+    assert not find_airborne(keys, sure, 0).any()
+    sure[[1, 7]] = False  # the frame before a take-off, and none at all
+    np.testing.assert_array_equal(np.flatnonzero(find_airborne(keys, sure, 2)), [3, 4])
+    sure[2:4] = False, True  # a press in doubt all along, but for its last frame
+    np.testing.assert_array_equal(np.flatnonzero(find_airborne(keys, sure, 1)), [4])
