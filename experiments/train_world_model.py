@@ -155,11 +155,6 @@ class Training:
                 if writer is not None and step % log.every == 0:
                     for metric, value in metrics.items():
                         writer.add_scalar(f"{name}/{metric}", value.item(), step)
-                if validate is not None and (step % settings.validate_every == 0 or step == steps):
-                    model.eval()
-                    with torch.no_grad():
-                        validation_log(step, validate(folder))
-                    model.train()
 
             done = train(
                 model,
@@ -171,6 +166,8 @@ class Training:
                 checkpoint_seconds=60 * settings.checkpoint_minutes,
                 minutes=self.minutes_left,
                 on_step=on_step,
+                validate=None if validate is None else lambda step: validation_log(step, validate(folder)),
+                validate_every=settings.validate_every,
             )
             if done < steps:
                 raise OutOfTime(f"{name}: {done} of {steps} steps done; the same command goes on from here")

@@ -282,7 +282,16 @@ def test_averaged_weights_are_the_moving_average_of_the_weights() -> None:
         for name, weight in trained.named_parameters():
             expected[name] = 0.7 * expected[name] + 0.3 * weight.detach()
 
-    train(trained, loss_function, NumberedBatches(), config, on_step=on_step)
+    validated = []
+
+    def validate(step: int) -> None:
+        assert not trained.training and not torch.is_grad_enabled()
+        for name, weight in trained.named_parameters():
+            torch.testing.assert_close(weight, expected[name])
+        validated.append(step)
+
+    train(trained, loss_function, NumberedBatches(), config, on_step=on_step, validate=validate, validate_every=5)
+    assert validated == [5, 10, 12]  # with the weights that would be saved, and `expected` says that training went on from its own
     for name, weight in trained.named_parameters():
         torch.testing.assert_close(weight.detach(), expected[name])
 

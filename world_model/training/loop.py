@@ -50,11 +50,14 @@ def train(
     checkpoint_seconds: float = 60.0,
     minutes: float | None = None,
     on_step: Callable[[int, dict[str, Tensor]], None] | None = None,
+    validate: Callable[[int], None] | None = None,
+    validate_every: int = 1,
 ) -> int:
     """Train `model` in place up to step `config.steps`, or for `minutes`, and return the number of steps done in all calls together.
 
     `loss_function(model, batch)` returns the loss and a dict of scalar metrics. `on_step(step, metrics)` sees them after each step,
-    averaged over all processes, in the first process only (progress bars and logs live there). `fabric` (see `make_fabric`) says on
+    averaged over all processes, in the first process only (progress bars and logs live there). There `validate(step)` is called too, after
+    every `validate_every` steps and the last, with the model as it would be if training ended now. `fabric` (see `make_fabric`) says on
     which devices; without one, training stays on the device that the model is on.
 
     With `checkpoint`, the run is saved there every `checkpoint_seconds` and at its end, and goes on from there, bit-identically on one
@@ -91,6 +94,9 @@ def train(
             metrics = average_over_processes(fabric, {"loss": loss.detach(), **metrics, "gradient_norm": norm})
             if on_step is not None and fabric.is_global_zero:
                 on_step(step, metrics)
+            if validate is not None and fabric.is_global_zero and (step % validate_every == 0 or step == config.steps):
+                with state.evaluating(), torch.no_grad():
+                    validate(step)
             now, interrupt = time.monotonic(), interrupted()
             save, stop = agree(fabric, step, now > save_at, now > stop_at)
             if path is not None and (save or interrupt):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
@@ -54,6 +56,20 @@ class TrainingState:
         """Put the averaged weights, where there are any, into the model. Buffers stay what they are."""
         for name, average in self.average.items():
             self.weights[name].copy_(average)
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """The model as it would be if training ended now: with the averaged weights, where there are any, and in evaluation mode."""
+        present = {name: self.weights[name].detach().clone() for name in self.average}
+        self.use_average()
+        self.model.eval()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, weight in present.items():
+                    self.weights[name].copy_(weight)
+            self.model.train()
 
     def tensors(self) -> dict[str, Tensor]:
         """The run's own tensors, not copies of them, by names that do not depend on the number of devices."""
