@@ -14,7 +14,7 @@ import dataclasses
 import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -67,7 +67,7 @@ class Settings:
     patience: float = 10.0
     """seconds that one measurement may take; of an uncached frame that takes longer one step is measured and multiplied (marked ~)"""
     output: Path = Path("runs/bench_rollout.csv")
-    """table of all figures"""
+    """table of all figures, written as they come; `frames_measured` is 0 where one step was measured and multiplied"""
 
 
 def median_seconds(call: Callable[[], object], device: torch.device, patience: float) -> tuple[float, int]:
@@ -147,12 +147,11 @@ class Bench:
         return sum(2 * layer.keys.numel() * layer.keys.element_size() for layer in self.cache.layers) / 2**20
 
 
-def measure(settings: Settings, device: torch.device) -> list[dict[str, object]]:
+def measure(settings: Settings, device: torch.device) -> Iterator[dict[str, object]]:
     """All rows, printed as they come: context lengths at batch 1; steps and batches at 16 frames; precisions; compiled or not."""
-    rows: list[dict[str, object]] = []
     longest = max(settings.contexts)
 
-    def add(way: str, shape: str, dtype: str, batch: int, context: int, steps: int, window: int) -> None:
+    def row(way: str, shape: str, dtype: str, batch: int, context: int, steps: int, window: int) -> dict[str, object]:
         compiled = way.endswith("compiled")
         forget_peak_memory(device)
         bench = Bench(shape, window=window, context=context, batch=batch, dtype=getattr(torch, dtype), device=device, compiled=compiled)
@@ -166,7 +165,7 @@ def measure(settings: Settings, device: torch.device) -> list[dict[str, object]]
             seconds, count = median_seconds(lambda: bench.uncached(1), device, settings.patience)
             estimated = seconds * steps * 3 > settings.patience
             if estimated:
-                seconds *= steps
+                seconds, count = seconds * steps, 0
             else:
                 seconds, count = median_seconds(lambda: bench.uncached(steps), device, settings.patience)
         values = (
@@ -182,25 +181,24 @@ def measure(settings: Settings, device: torch.device) -> list[dict[str, object]]
             round(peak_mib(device)),
             count,
         )
-        rows.append(dict(zip(COLUMNS, values, strict=True)))
         print(
             f"{shape:6} {way:16} {dtype:9} batch {batch:3} context {context:3} steps {steps:3}: "
             f"{'~' if estimated else ''}{seconds:8.3f} s a frame, {seconds / steps:7.4f} s a step, "
             f"cache {bench.cache_mib():6.1f} MiB, peak {peak_mib(device):5.0f} MiB"
         )
+        return dict(zip(COLUMNS, values, strict=True))
 
     for shape in settings.shapes:
         num_steps = 25 if shape == "small" else 10
         for dtype in settings.dtypes:
             for context in settings.contexts:
                 for way in ("cached", "uncached"):
-                    add(way, shape, dtype, 1, context, num_steps, longest)
+                    yield row(way, shape, dtype, 1, context, num_steps, longest)
             for batch in settings.batches if shape == "small" else settings.batches[:2]:
                 for steps in settings.steps:
-                    add("cached", shape, dtype, batch, 16, steps, 16)
+                    yield row("cached", shape, dtype, batch, 16, steps, 16)
         if settings.compile:
-            add("cached compiled", shape, settings.dtypes[0], 1, 16, num_steps, 16)
-    return rows
+            yield row("cached compiled", shape, settings.dtypes[0], 1, 16, num_steps, 16)
 
 
 def frames_per_second(num_envs: int, device: torch.device, patience: float) -> float:
@@ -216,15 +214,17 @@ def frames_per_second(num_envs: int, device: torch.device, patience: float) -> f
 def main() -> None:
     settings = tyro.cli(Settings, description=__doc__)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    print(machine())
-    for num_envs in settings.batches:
-        print(f"Genie-v0, coinrun-small, {num_envs} worlds: {frames_per_second(num_envs, device, settings.patience):.1f} frames a second")
-    rows = measure(settings, device)
     settings.output.parent.mkdir(parents=True, exist_ok=True)
     with settings.output.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
-        writer.writerows(rows)
+        print(machine())
+        for num_envs in settings.batches:
+            frames = frames_per_second(num_envs, device, settings.patience)
+            print(f"Genie-v0, coinrun-small, {num_envs} worlds: {frames:.1f} frames a second")
+        for row in measure(settings, device):
+            writer.writerow(row)
+            file.flush()
     print(f"all figures are in {settings.output}")
 
 

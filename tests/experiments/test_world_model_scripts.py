@@ -117,3 +117,12 @@ def test_the_rollout_benchmark_fills_its_table(tmp_path):
     ]
     assert all(float(row["seconds_per_frame"]) > 0 and float(row["peak_mib"]) > 50 for row in rows)
     assert "frames a second" in result.stdout
+
+
+def test_the_rollout_benchmark_says_which_frames_it_estimated(tmp_path):
+    sizes = ["--shapes", "small", "--contexts", "2", "--batches", "1", "--steps", "1", "--dtypes", "float32", "--patience", "0"]
+    result = run("bench_rollout.py", *sizes, "--output", tmp_path / "bench.csv")
+    assert result.returncode == 0, result.stderr
+    with (tmp_path / "bench.csv").open(newline="") as file:
+        measured = {row["way"]: int(row["frames_measured"]) for row in csv.DictReader(file)}
+    assert measured == {"cached": 1, "uncached": 0}  # of an uncached one a single step
