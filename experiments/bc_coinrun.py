@@ -164,16 +164,15 @@ class Study:
         labels = np.concatenate([labels for labels, _ in described])
         if not with_mappings:
             return label_report(labels, *known_actions(files), num_codes=labeller.num_codes)
-        kinds = dict.fromkeys(RECIPES[name].mapping for name in settings.agents if name in RECIPES)
         features = np.concatenate([features for _, features in described])
         transitions = np.concatenate([features, np.roll(features, -1, axis=0)], axis=1)
+        mappings = {(RECIPES[name].mapping, count) for name in settings.agents if name in RECIPES for count in self.agents.counts(name)}
         named = {}
-        for kind in kinds:
-            for count in settings.labelled_samples:
-                if kind == "dictionary":
-                    named[f"{kind}, {count}"] = self.agents.dictionary(difficulty, settings.seed, count).predict(labels)
-                else:
-                    named[f"{kind}, {count}"] = self.agents.relabeller(kind, difficulty, settings.seed, count).predict(transitions)
+        for kind, count in sorted(mappings):
+            if kind == "dictionary":
+                named[f"{kind}, {count}"] = self.agents.dictionary(difficulty, settings.seed, count).predict(labels)
+            else:
+                named[f"{kind}, {count}"] = self.agents.relabeller(kind, difficulty, settings.seed, count).predict(transitions)
         return label_report(labels, *known_actions(files), num_codes=labeller.num_codes, named=named)
 
     def run(self) -> None:
