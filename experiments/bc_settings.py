@@ -118,8 +118,8 @@ class Settings(LatentActionSettings):
     """draw frames for cloning less often where a small network foretells their label from what the latent action model saw so far"""
     relabelling_confidence: float = 0.9
     """drop frames of whose key relabelling by features is less sure than this, though at most a fifth of a key's; 0 drops none"""
-    airborne_frames: int = 0
-    """of so many frames after a take-off relabelling tells the direction alone: UP does nothing there, and its label is noise"""
+    airborne_frames: int = 4
+    """of so many frames after a take-off relabelling tells the direction alone, as UP does nothing there and its label is noise"""
     n_label_cloning: TrainingConfig = TrainingConfig(steps=120)
     n_label_batch_size: int = 128
     policy_per_seed: bool = False

@@ -156,7 +156,7 @@ def test_only_what_the_past_does_not_foretell_is_uncertain(monkeypatch):
 
 def test_frames_of_whose_key_relabelling_is_in_doubt_are_not_learned_from(monkeypatch, tmp_path):
     """The features after a transition tell the key, but for a twentieth of the frames they lie between those of both keys."""
-    study = Study(dataclasses.replace(PRESETS["smoke"], difficulties=("easy",), runs=tmp_path))
+    study = Study(dataclasses.replace(PRESETS["smoke"], difficulties=("easy",), airborne_frames=0, runs=tmp_path))
     videos, agents, rng, count, given = study.videos, study.agents, np.random.default_rng(0), 1000, []
     keys, vague = np.where(rng.random(count) < 0.5, RIGHT, RIGHT_UP), rng.random(count) < 0.05
     features = np.zeros((count + 1, 16), dtype=np.float16)
