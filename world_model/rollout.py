@@ -113,8 +113,7 @@ class Rollout:
         prompts = self._draw_prompts(rows) if prompts is None else prompts.to(self.device)
         rows = rows.to(self.device)
         if len(rows) == self.num_worlds:
-            self._past.rewind()
-            self._drawn.rewind()
+            self.rewind()
         with self._autocast():
             tokens_RPN = self.genie.tokenizer.encode(prompts).indices
             actions_RPE = torch.zeros(*tokens_RPN.shape[:2], self._last.action.shape[-1], device=self.device)
@@ -141,6 +140,12 @@ class Rollout:
         self._begun[rows] = True
         return self.frames.clone()
 
+    def rewind(self) -> None:
+        """Forget the past of all worlds, which are to be reset, though not in one call: begun at the same time, seeds give the same frames
+        bit for bit."""
+        self._past.rewind()
+        self._drawn.rewind()
+
     @torch.no_grad()
     def step(self, latent_actions: Tensor | np.ndarray | Sequence[int]) -> Tensor:
         """Let each world take its latent action (B,): the frames (B, H, W, C) uint8 to which they lead.
@@ -158,8 +163,14 @@ class Rollout:
         with self._autocast():
             if self.sampling.anchor_frames is not None:
                 self._anchor()
-            self._last = sample_next_frame(self.genie.dynamics, self._past, self._last, action, self.sampling, self._generators)
-            images = self.genie.tokenizer.decode(self._last.tokens[:, None], self._drawn)
+            clock = self._past.clock
+            try:
+                frame = sample_next_frame(self.genie.dynamics, self._past, self._last, action, self.sampling, self._generators)
+                images = self.genie.tokenizer.decode(frame.tokens[:, None], self._drawn)
+            except BaseException:  # Ctrl-C, or memory that runs out: the last frame is not in the past yet for who tries again
+                self._past.clock = clock
+                raise
+            self._last = frame
             self._drawn.advance()
         if self.sampling.anchor_frames is not None:
             self._recent_tokens = torch.cat([self._recent_tokens[:, 1:], self.tokens[:, None]], dim=1)

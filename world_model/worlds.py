@@ -88,6 +88,8 @@ class Worlds:
             frames = {key: fit_prompt(prompt, height, width)[-self.rollout.max_prompt_frames :] for key, prompt in different.items()}
             fitted = {world: frames[id(prompts[world])] for world in chosen}
         seeds = {world: int(self.random[world].integers(2**63)) for world in chosen}
+        if mask.all():
+            self.rollout.rewind()
         if prompts is None:
             self.rollout.reset(seeds=list(seeds.values()), mask=mask.tolist())
         for length in {len(prompt) for prompt in fitted.values()}:  # prompts of different lengths do not stack

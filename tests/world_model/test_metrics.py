@@ -53,6 +53,13 @@ def test_unequal_lengths_are_refused():
         majority_agreement(np.zeros(3, dtype=int), np.zeros(4, dtype=int))
 
 
+@pytest.mark.parametrize("measure", [majority_agreement, mutual_information])
+def test_the_end_of_an_episode_is_no_action(measure):
+    labels = np.array([0, 1, -1])
+    with pytest.raises(ValueError, match="found an action of -1"):
+        measure(labels, labels)
+
+
 def test_psnr_of_a_known_error():
     real = torch.full((1, 2, 16, 16, 3), 100, dtype=torch.uint8)
     predicted = real.clone()
@@ -60,6 +67,9 @@ def test_psnr_of_a_known_error():
     assert psnr(predicted, real)[0].tolist() == pytest.approx([100.0, 13.979], abs=1e-3)
     with pytest.raises(ValueError, match="cannot compare"):
         psnr(predicted[:, :1], real)
+    for frames in (real.float() / 255, real[0]):  # values from 0 to 1 would be taken for nearly black
+        with pytest.raises(ValueError, match="of torch.uint8"):
+            psnr(frames, frames)
 
 
 def test_ssim_is_one_for_equal_frames_and_falls_with_noise():

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -117,6 +118,19 @@ def test_a_reset_of_all_worlds_leaves_nothing_of_what_was(genie: Genie) -> None:
         each.reset(prompts, seeds=[1, 2])
     assert torch.equal(rollout.frames, new.frames)
     assert torch.equal(play(rollout, actions)[0], play(new, actions)[0])
+
+
+def test_an_interrupted_step_can_be_taken_again(genie: Genie, monkeypatch: pytest.MonkeyPatch) -> None:
+    rollout, undisturbed = Rollout(genie, 2, sampling=GREEDY), Rollout(genie, 2, sampling=GREEDY)
+    for each in (rollout, undisturbed):
+        each.reset(videos(2, 3), seeds=[0, 1])
+    for part in (genie.dynamics.head, genie.tokenizer):
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(part, "decode" if part is genie.tokenizer else "forward", Mock(side_effect=KeyboardInterrupt))
+            rollout.step([0, 1])
+    expected = play(undisturbed, actions_for(4, 2))
+    for found, wanted in zip(play(rollout, actions_for(4, 2)), expected, strict=True):
+        assert torch.equal(found, wanted)
 
 
 def test_an_empty_mask_changes_nothing(genie: Genie) -> None:

@@ -50,7 +50,6 @@ def test_whole_numbers_of_small_types_are_actions(genie: Genie, dtype: Any) -> N
     expected_by_number(genie, np.array([1, 0, 1, 1], dtype=dtype))
 
 
-@pytest.mark.filterwarnings("ignore:indexing with dtype torch.uint8")
 def expected_by_number(genie: Genie, actions: np.ndarray) -> None:
     rollout, expected = Rollout(genie, 4, sampling=GREEDY), Rollout(genie, 4, sampling=GREEDY)
     for each in (rollout, expected):

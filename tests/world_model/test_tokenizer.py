@@ -7,10 +7,10 @@ from typing import Any, Literal
 import pytest
 import torch
 from torch import Tensor
+from torchmetrics.functional.image import structural_similarity_index_measure
 
 from world_model import VideoTokenizer, VideoTokenizerConfig
 from world_model.layers.st_transformer import TransformerConfig
-from world_model.metrics import ssim
 from world_model.tokenizer import tokenizer_loss
 
 LAYERS = TransformerConfig(num_layers=1, d_model=16, num_heads=2, temporal_window=3)
@@ -165,7 +165,8 @@ def test_the_loss_is_the_squared_error_the_dissimilarity_of_last_frames_and_the_
     model, frames = VideoTokenizer(TINY), random_frames(2, 3)
     output = model(frames)
     loss, metrics = tokenizer_loss(output, frames, ssim_weight=0.3, commitment_weight=0.5)
-    similarity = ssim(255 * output.reconstruction.detach()[:, -1:], frames[:, -1:]).mean().item()
+    last = (images[:, -1].detach().permute(0, 3, 1, 2) for images in (output.reconstruction, frames.float() / 255))
+    similarity = structural_similarity_index_measure(*last, data_range=1.0).item()
     mse = (output.reconstruction.double() - frames.double() / 255).square().mean().item()
     vq = output.quantized.commitment_loss.item() + output.quantized.codebook_loss.item()
     assert loss.item() == pytest.approx(mse + 0.3 * (1 - similarity) + 0.5 * vq, rel=1e-4)

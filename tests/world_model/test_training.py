@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from world_model.layers.st_transformer import STTransformer, TransformerConfig
 from world_model.training import DYNAMICS_TRAINING, TOKENIZER_TRAINING, MetricsLog, TrainingConfig, read_log, train, tune_cpu
+from world_model.training.checkpoint import save_checkpoint
 from world_model.training.muon import Muon
-from world_model.training.state import make_optimizers
+from world_model.training.state import TrainingState, make_optimizers
 
 KILLED_RUN = TrainingConfig(steps=300, ema_decay=0.9)
 
@@ -215,6 +216,36 @@ def test_ctrl_c_ends_the_step_and_saves_it(tmp_path: Path) -> None:
         train(trained, loss_function, NumberedBatches(), config, checkpoint=path, on_step=on_step)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert losses + run(config, path)[1] == run(config)[1]
+
+
+@pytest.mark.parametrize("every", [0.0, 60.0], ids=["in the loop", "after it"])
+def test_ctrl_c_in_the_last_save_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: float) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def interrupted_save(path: Path, state: TrainingState, step: int, fabric: Any) -> None:
+        if step == 3:
+            signal.raise_signal(signal.SIGINT)
+        save_checkpoint(path, state, step, fabric)
+
+    monkeypatch.setattr("world_model.training.loop.save_checkpoint", interrupted_save)
+    path = tmp_path / "run.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        train(model(), loss_function, NumberedBatches(), TrainingConfig(steps=3), checkpoint=path, checkpoint_seconds=every)
+    monkeypatch.undo()
+    assert run(TrainingConfig(steps=3), path)[1] == []  # all was saved
+
+
+def test_weights_that_diverged_are_not_saved(tmp_path: Path) -> None:
+    config, path = TrainingConfig(steps=8), tmp_path / "run.safetensors"
+
+    def diverging(model: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        loss, metrics = loss_function(model, batch)
+        return loss * (float("nan") if batches.position > 5 else 1.0), metrics
+
+    batches = NumberedBatches()
+    with pytest.raises(FloatingPointError, match="loss of step 6 is nan; lower the learning rate"):
+        train(model(), diverging, batches, config, checkpoint=path, checkpoint_seconds=0)
+    assert len(run(config, path)[1]) == 3  # goes on after the fifth step
 
 
 def train_with_log(folder: Path, seconds_per_step: float = 0.0) -> nn.Module:

@@ -114,6 +114,11 @@ def test_worlds_begin_from_one_prompt_or_each_from_its_own(genie, tmp_path):
         for world in range(3):
             single = play(GenieEnv(genie), [world + 1], seed=4 + world, options={"prompt": each[world]})
             assert_same_frames([frame[world] for frame in frames], single)
+    episodes = []
+    for _ in range(2):  # the second after others, which leave no trace, to the last bit
+        envs.reset(seed=4, options={"prompt": different})
+        episodes.append([envs.step(np.array([1, 2, 3]))[4]["confidence"] for _ in range(3)])
+    np.testing.assert_array_equal(*episodes)
     with pytest.raises(ValueError, match="2 prompts for 3 worlds"):
         envs.reset(options={"prompt": different[:2]})
     with pytest.raises(ValueError, match="a clip for all or a picture for each"):

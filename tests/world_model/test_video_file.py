@@ -1,5 +1,6 @@
 """The video file format."""
 
+import signal
 import subprocess
 import sys
 import textwrap
@@ -125,6 +126,25 @@ def test_file_without_an_episode_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(VideoFileError, match="no episode"), VideoWriter(tmp_path / "v.h5"):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_who_catches_ctrl_c_keeps_whole_episodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started to ignore it
+    write_buffer = VideoWriter._write_buffer
+
+    def interrupted(writer: VideoWriter) -> None:
+        signal.raise_signal(signal.SIGINT)
+        write_buffer(writer)
+
+    monkeypatch.setattr(VideoWriter, "_write_buffer", interrupted)
+    episode = np.zeros((10, *FRAME_SHAPE), np.uint8)
+    with VideoWriter(tmp_path / "v.h5", frame_shape=FRAME_SHAPE) as writer:
+        with pytest.raises(KeyboardInterrupt):
+            while True:
+                writer.append(episode)
+        monkeypatch.undo()
+    with VideoFile(tmp_path / "v.h5") as file:
+        assert file.num_episodes == 1 and file.num_frames == 10
 
 
 @pytest.mark.parametrize("writes_before", [0, 3, 12])

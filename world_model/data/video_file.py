@@ -99,26 +99,29 @@ class VideoWriter:
         if (actions is not None) != self.with_actions:
             remedy = "pass the episode's actions" if self.with_actions else "pass with_actions=True to VideoWriter to store them"
             raise ValueError(f"this VideoWriter was made with with_actions={self.with_actions}: {remedy}")
-        level_seed = int(np.int64(operator.index(level_seed)))
-        if actions is not None:
-            self._actions.append(_with_end_marker(actions, len(frames)))
-        self._level_seeds.append(level_seed)
-        self._episode_starts.append(self._episode_starts[-1] + len(frames))
-        while len(frames):
-            taken = frames[: CHUNK_LENGTH - self._num_buffered]
-            self._buffer[self._num_buffered : self._num_buffered + len(taken)] = taken
-            self._num_buffered += len(taken)
-            frames = frames[len(taken) :]
-            if self._num_buffered == CHUNK_LENGTH:
-                self._write_buffer()
+        level_seed = operator.index(level_seed)
+        if not -(2**63) <= level_seed < 2**63:
+            raise ValueError(f"level_seed is {level_seed} and must fit into 64 bits")
+        marked = None if actions is None else _with_end_marker(actions, len(frames))
+        with interrupts_wait():  # whoever catches Ctrl-C keeps whole episodes
+            if marked is not None:
+                self._actions.append(marked)
+            self._level_seeds.append(level_seed)
+            self._episode_starts.append(self._episode_starts[-1] + len(frames))
+            while len(frames):
+                taken = frames[: CHUNK_LENGTH - self._num_buffered]
+                self._buffer[self._num_buffered : self._num_buffered + len(taken)] = taken
+                self._num_buffered += len(taken)
+                frames = frames[len(taken) :]
+                if self._num_buffered == CHUNK_LENGTH:
+                    self._write_buffer()
         self._output.raise_error(self.path)
 
     def _write_buffer(self) -> None:
         """Only whole chunks reach the file (but for the last one), so that none is compressed twice."""
         num_written = len(self._frames)
-        with interrupts_wait():
-            self._frames.resize(num_written + self._num_buffered, axis=0)
-            self._frames[num_written:] = self._buffer[: self._num_buffered]
+        self._frames.resize(num_written + self._num_buffered, axis=0)
+        self._frames[num_written:] = self._buffer[: self._num_buffered]
         self._num_buffered = 0
 
     def _finish(self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None) -> None:
@@ -126,9 +129,9 @@ class VideoWriter:
             return
         if not self._level_seeds:
             raise VideoFileError(f"{self.path} was not written, as it holds no episode: append one before the with block ends")
-        if self._num_buffered:
-            self._write_buffer()
         with interrupts_wait():
+            if self._num_buffered:
+                self._write_buffer()
             self._file["episode_starts"] = np.array(self._episode_starts, np.int64)
             self._file["level_seeds"] = np.array(self._level_seeds, np.int64)
             if self.with_actions:
@@ -271,6 +274,7 @@ def _with_end_marker(actions: np.ndarray, num_frames: int) -> np.ndarray:
         raise TypeError(f"actions must be integers, not {actions.dtype}")
     if actions.shape != (num_frames - 1,):
         raise ValueError(f"{num_frames} frames need actions of shape ({num_frames - 1},), not {actions.shape}")
+    actions = actions.astype(np.int64)  # what does not fit into it comes out below 0
     if actions.min() < 0:
-        raise ValueError("actions must be >= 0: -1 is kept for the last frame of an episode and added by the writer")
-    return np.append(actions.astype(np.int64), -1)
+        raise ValueError("actions must be >= 0, and below 2**63: -1 is kept for the last frame of an episode and added by the writer")
+    return np.append(actions, -1)

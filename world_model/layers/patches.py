@@ -110,6 +110,6 @@ def double(images_BHWC: Tensor) -> Tensor:
 
 
 def stem_widths(d_model: int, patch_size: int) -> list[int]:
-    """Channels after each halving of the image: d_model at the token grid, half as many one level up, at least 16."""
+    """Channels after each halving of the image: d_model at the token grid, half as many one level up, there at least 16."""
     num_levels = int(math.log2(patch_size))
-    return [max(d_model >> level, 16) for level in reversed(range(num_levels))]
+    return [max(d_model >> level, 16) if level else d_model for level in reversed(range(num_levels))]

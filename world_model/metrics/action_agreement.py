@@ -11,6 +11,8 @@ def contingency(latent_actions: np.ndarray, actions: np.ndarray) -> np.ndarray:
     """counts[k, a] (K, A): how often latent action k went with real action a."""
     if latent_actions.shape != actions.shape or latent_actions.ndim != 1 or len(actions) == 0:
         raise ValueError(f"need two flat arrays of equal, positive length; got shapes {latent_actions.shape} and {actions.shape}")
+    if latent_actions.min() < 0 or actions.min() < 0:
+        raise ValueError("found an action of -1, which none is: leave out the last frame of each episode")
     counts = np.zeros((latent_actions.max() + 1, actions.max() + 1), dtype=np.int64)
     np.add.at(counts, (latent_actions, actions), 1)
     return counts

@@ -1,6 +1,6 @@
 """How close predicted frames are to real ones, and how much the actions have to do with it.
 
-All take frames (B, T, H, W, C) uint8 and give one figure a frame, (B, T), or their mean; ValueError where shapes do not fit.
+All take frames (B, T, H, W, C) uint8 and give one figure a frame, (B, T), or their mean; ValueError for others.
 """
 
 from __future__ import annotations
@@ -16,18 +16,23 @@ if TYPE_CHECKING:
     from world_model.maskgit import SamplingConfig
 
 
+def check_frames(predicted: Tensor, real: Tensor) -> None:
+    """Raises ValueError for frames that are not both (B, T, H, W, C) uint8 of one shape."""
+    found = [f"{tuple(frames.shape)} {frames.dtype}" for frames in (predicted, real)]
+    if found[0] != found[1] or real.ndim != 5 or real.dtype != torch.uint8:
+        raise ValueError(f"cannot compare frames {found[0]} with frames {found[1]}: give two (B, T, H, W, C) of torch.uint8 (see to_uint8)")
+
+
 def psnr(predicted: Tensor, real: Tensor) -> Tensor:
     """Peak signal-to-noise ratio of each frame in dB, (B, T); equal frames count as 100 dB."""
-    if predicted.shape != real.shape:
-        raise ValueError(f"cannot compare frames of shape {tuple(predicted.shape)} with frames of shape {tuple(real.shape)}")
+    check_frames(predicted, real)
     mse = (predicted.float() / 255 - real.float() / 255).square().mean(dim=(2, 3, 4))
     return -10 * mse.clamp(min=1e-10).log10()
 
 
 def ssim(predicted: Tensor, real: Tensor) -> Tensor:
     """Structural similarity (Wang et al. 2004) of each frame, at most 1, (B, T)."""
-    if predicted.shape != real.shape:
-        raise ValueError(f"cannot compare frames of shape {tuple(predicted.shape)} with frames of shape {tuple(real.shape)}")
+    check_frames(predicted, real)
     first, second = (frames.flatten(0, 1).permute(0, 3, 1, 2).float() / 255 for frames in (predicted, real))
     values = structural_similarity_index_measure(first, second, data_range=1.0, reduction="none")
     return torch.as_tensor(values).unflatten(0, predicted.shape[:2])

@@ -19,6 +19,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from world_model.files import replace_when_written
+
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
@@ -38,9 +40,8 @@ def save_checkpoint(path: Path, state: TrainingState, step: int, fabric: Fabric)
         _save_folder(path, tensors, progress, step, fabric)
     elif fabric.is_global_zero:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".tmp")
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, {"progress": progress})
-        os.replace(temporary, path)
+        with replace_when_written(path) as temporary:
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, {"progress": progress})
 
 
 def load_checkpoint(path: Path, state: TrainingState) -> int:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from world_model.training.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
+from world_model.training.checkpoint import has_checkpoint, is_sharded, load_checkpoint, save_checkpoint
 from world_model.training.config import TrainingConfig
 from world_model.training.fabric import single_device_fabric
 from world_model.training.state import Batches, TrainingState
@@ -66,12 +66,16 @@ def train(
     `train` with the finished folder in a single process.
 
     Raises:
-        ValueError: the checkpoint is damaged, belongs to another model or configuration, or is not seen by all processes.
+        ValueError: the checkpoint is damaged, belongs to another model or configuration, or is not seen by all processes; `validate`
+            with FSDP.
+        FloatingPointError: the loss is not finite any more when it comes to saving; the checkpoint stays that of the last save.
     """
     fabric = fabric or single_device_fabric(next(model.parameters()).device)
     objective = fabric.setup_module(Objective(model, loss_function))
     state = TrainingState(model, batches, config)  # after the set-up, which may replace the weights by shards
     path = Path(checkpoint) if checkpoint is not None else None
+    if validate is not None and is_sharded(state.tensors()):
+        raise ValueError("validate looks at the model in one process, and FSDP keeps a shard in each: leave it out, or use strategy='ddp'")
     step = saved_step = resume(path, state, fabric)
     save_at = time.monotonic() + checkpoint_seconds
     stop_at = time.monotonic() + 60 * minutes if minutes is not None else math.inf
@@ -99,6 +103,8 @@ def train(
                     validate(step)
             now, interrupt = time.monotonic(), interrupted()
             save, stop = agree(fabric, step, now > save_at, now > stop_at)
+            if (save or interrupt or stop or step == config.steps) and not metrics["loss"].isfinite():
+                raise FloatingPointError(f"training diverged: the loss of step {step} is {metrics['loss'].item()}; lower the learning rate")
             if path is not None and (save or interrupt):
                 save_checkpoint(path, state, step, fabric)
                 saved_step, save_at = step, time.monotonic() + checkpoint_seconds
@@ -106,8 +112,10 @@ def train(
                 raise KeyboardInterrupt
             if stop:
                 break
-    if path is not None and saved_step < step:
-        save_checkpoint(path, state, step, fabric)
+        if path is not None and saved_step < step:
+            save_checkpoint(path, state, step, fabric)
+        if interrupted():  # while it was saved
+            raise KeyboardInterrupt
     fabric.barrier()  # no process may read the checkpoint before the first one has written it
     state.use_average()
     model.eval()
