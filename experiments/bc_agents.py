@@ -84,6 +84,18 @@ class Agents:
         confidence = np.where(airborne, of_direction, confidence)
         return keys, find_doubtful(keys, confidence, threshold=threshold)
 
+    def name_keys(self, name: str, difficulty: str, seed: int, count: int, latent_actions: np.ndarray, features: np.ndarray) -> np.ndarray:
+        """The keys (N,) that the mapping of an agent makes of latent actions (N,) and of features (N, D) of the frames in a row; on the
+        last frame of an episode, from which no transition leads, any."""
+        recipe = RECIPES[name]
+        if recipe.mapping == "dictionary":
+            return self.dictionary(difficulty, seed, count).predict(latent_actions)
+        if recipe.order == "clone_then_map":
+            mapping = self.frame_mapping(recipe.mapping, difficulty, seed, count)
+            return mapping.classifier.predict(mapping.join(latent_actions, features, num_codes=self.videos.labeller.num_codes))
+        transitions = np.concatenate([features, np.roll(features, -1, axis=0)], axis=1)
+        return self.relabeller(recipe.mapping, difficulty, seed, count).predict(transitions)
+
     # Cloning
 
     def uncertainty(self, labels: np.ndarray, difficulty: str, samples: np.ndarray) -> np.ndarray:

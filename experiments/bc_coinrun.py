@@ -104,53 +104,71 @@ class Study:
 
     def finetuned(self, start: str, difficulty: str) -> Path:
         """PPO from the policy of an agent (`start` names it) or from an untrained network ("nothing"): returns.csv follows the mean return
-        over environment steps, rows.csv has the held-out levels solved at the end, a row a seed."""
-        from genie_agents.finetuning import finetune  # here, because Stable-Baselines3 is slow to import and seldom needed
+        over environment steps."""
+        settings = self.settings
+        about = {name: getattr(settings, name) for name in ("finetune_steps", "seed")} | {"policy": dataclasses.asdict(settings.policy)}
+        if start != "nothing":
+            about |= {"labelled_samples": max(self.agents.counts(start)), "learning_rate": settings.finetune_learning_rate}
+        return self.cache.stage(
+            f"ppo-from-{start}-{difficulty}", about, self.cloned(start), lambda folder: self.finetune(start, difficulty, folder)
+        )
 
-        settings, count = self.settings, max(self.agents.counts(start))
-        below = [self.agents.policy(start, settings.seed, count)] if start != "nothing" else []
+    def finetuned_results(self, start: str, difficulty: str) -> Path:
+        """Play held-out levels after it: rows.csv has a row a seed."""
+        settings, trained = self.settings, self.finetuned(start, difficulty)
 
         def build(folder: Path) -> None:
-            mapping = self.agents.dictionary(difficulty, settings.seed, count) if start == "genie_lam" else None
-            if below:
-                policy = Policy.from_pretrained(below[0])
-            else:
-                with torch.random.fork_rng(devices=[]):
-                    torch.manual_seed(settings.seed)
-                    policy = Policy(dataclasses.replace(settings.policy, num_actions=NUM_ACTIONS))
-            with tqdm(total=settings.finetune_steps, desc=f"PPO from {start}, {difficulty}", unit="step", dynamic_ncols=True) as bar:
-
-                def on_rollout(steps: int, mean_return: float) -> None:
-                    bar.set_postfix({"mean return": f"{mean_return:.2f}"})
-                    bar.update(steps - bar.n)
-                    returns = folder / "returns.csv"
-                    rows = list(csv.reader(returns.open())) if returns.exists() else []
-                    with replace_when_written(returns) as temporary, temporary.open("w", newline="") as file:
-                        before = [row for row in rows if int(row[0]) < steps]  # an interrupted update is done anew
-                        csv.writer(file).writerows([*before, [steps, mean_return]])
-
-                agent = finetune(
-                    folder,
-                    policy,
-                    mapping,
-                    total_steps=settings.finetune_steps,
-                    learning_rate=settings.finetune_learning_rate if below else 5e-4,
-                    difficulty=difficulty,
-                    level_seeds=DEMONSTRATION_LEVELS,
-                    seed=settings.seed,
-                    device=self.device,
-                    on_rollout=on_rollout,
-                )
+            agent = self.finetune(start, difficulty, trained)
             solved = [self.levels_solved(agent, difficulty, seed) for seed in range(settings.seeds)]
-            name = "ppo_from_clone" if below else "ppo_from_nothing"
+            name = "ppo_from_nothing" if start == "nothing" else "ppo_from_clone"
             rows = [[name, difficulty, "", seed, len(s), int(s.sum())] for seed, s in enumerate(solved)]
             with (folder / "rows.csv").open("w", newline="") as file:
                 csv.writer(file).writerows(rows)
 
-        about = {name: getattr(settings, name) for name in ("finetune_steps", "seeds", "seed", "evaluation_levels", "max_steps")}
-        about |= {"first_level": self.evaluation_levels[0], "policy": dataclasses.asdict(settings.policy)}
-        about |= {"labelled_samples": count, "learning_rate": settings.finetune_learning_rate} if below else {}
-        return self.cache.stage(f"ppo-from-{start}-{difficulty}", about, below, build)
+        about = {name: getattr(settings, name) for name in ("seeds", "evaluation_levels", "max_steps")}
+        about |= {"first_level": self.evaluation_levels[0]}
+        return self.cache.stage(f"play-ppo-from-{start}-{difficulty}", about, [trained], build)
+
+    def cloned(self, start: str) -> list[Path]:
+        """The policy from which fine-tuning starts, if any."""
+        return [] if start == "nothing" else [self.agents.policy(start, self.settings.seed, max(self.agents.counts(start)))]
+
+    def finetune(self, start: str, difficulty: str, folder: Path) -> Agent:
+        """The agent that is fine-tuned in `folder`; no step is taken where that is finished."""
+        from genie_agents.finetuning import finetune  # here, because Stable-Baselines3 is slow to import and seldom needed
+
+        settings, cloned, mapping = self.settings, self.cloned(start), None
+        if start == "genie_lam":
+            mapping = self.agents.dictionary(difficulty, settings.seed, max(self.agents.counts(start)))
+        if cloned:
+            policy = Policy.from_pretrained(cloned[0])
+        else:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(settings.seed)
+                policy = Policy(dataclasses.replace(settings.policy, num_actions=NUM_ACTIONS))
+        with tqdm(total=settings.finetune_steps, desc=f"PPO from {start}, {difficulty}", unit="step", dynamic_ncols=True) as bar:
+
+            def on_rollout(steps: int, mean_return: float) -> None:
+                bar.set_postfix({"mean return": f"{mean_return:.2f}"})
+                bar.update(steps - bar.n)
+                returns = folder / "returns.csv"
+                rows = list(csv.reader(returns.open())) if returns.exists() else []
+                with replace_when_written(returns) as temporary, temporary.open("w", newline="") as file:
+                    before = [row for row in rows if int(row[0]) < steps]  # an interrupted update is done anew
+                    csv.writer(file).writerows([*before, [steps, mean_return]])
+
+            return finetune(
+                folder,
+                policy,
+                mapping,
+                total_steps=settings.finetune_steps,
+                learning_rate=settings.finetune_learning_rate if cloned else 5e-4,
+                difficulty=difficulty,
+                level_seeds=DEMONSTRATION_LEVELS,
+                seed=settings.seed,
+                device=self.device,
+                on_rollout=on_rollout,
+            )
 
     # Report
 
@@ -165,14 +183,12 @@ class Study:
         if not with_mappings:
             return label_report(labels, *known_actions(files), num_codes=labeller.num_codes)
         features = np.concatenate([features for _, features in described])
-        transitions = np.concatenate([features, np.roll(features, -1, axis=0)], axis=1)
-        mappings = {(RECIPES[name].mapping, count) for name in settings.agents if name in RECIPES for count in self.agents.counts(name)}
-        named = {}
-        for kind, count in sorted(mappings):
-            if kind == "dictionary":
-                named[f"{kind}, {count}"] = self.agents.dictionary(difficulty, settings.seed, count).predict(labels)
-            else:
-                named[f"{kind}, {count}"] = self.agents.relabeller(kind, difficulty, settings.seed, count).predict(transitions)
+        named = {
+            f"{name}, {count}": self.agents.name_keys(name, difficulty, settings.seed, count, labels, features)
+            for name in settings.agents
+            if name in RECIPES
+            for count in self.agents.counts(name)
+        }
         return label_report(labels, *known_actions(files), num_codes=labeller.num_codes, named=named)
 
     def run(self) -> None:
@@ -181,7 +197,8 @@ class Study:
         folders = [self.results(name, d) for name in settings.agents for d in settings.difficulties]
         starts = (settings.finetune_agent, "nothing") if settings.finetune_steps else ()
         finetuned = {(start, d): self.finetuned(start, d) for start in starts for d in settings.difficulties}
-        rows = [row for folder in [*folders, *finetuned.values()] for row in csv.reader((folder / "rows.csv").open())]
+        folders += [self.finetuned_results(start, d) for start, d in finetuned]
+        rows = [row for folder in folders for row in csv.reader((folder / "rows.csv").open())]
         results = settings.output / "results.csv"
         with replace_when_written(results) as temporary, temporary.open("w", newline="") as file:
             csv.writer(file).writerows([COLUMNS, *rows])

@@ -79,6 +79,9 @@ class LatentActionSettings:
             raise ValueError(f"lam_games is {' '.join(self.lam_games) or 'empty'}; choose one or more of {', '.join(GAMES)}")
         if not self.difficulties:
             raise ValueError("difficulties is empty; choose easy, hard or both")
+        check_distinct(self, "difficulties", "lam_games")
+        if self.seed < 0:
+            raise ValueError(f"seed is {self.seed}; choose 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +137,7 @@ class Settings(LatentActionSettings):
     """of PPO from the cloned policy; from nothing it is the Procgen paper's, 5e-4"""
 
     labelled_samples: tuple[int, ...] = (16, 64, 200, 1024)
-    """numbers N of labelled samples for the mapping and for N-label BC"""
+    """numbers N of labelled samples, of each difficulty, for the mapping and for N-label BC"""
     relabelled_samples: tuple[int, ...] = (200,)
     """the same for agents whose videos are relabelled: each number takes a cloning of its own"""
     seeds: int = 5
@@ -154,8 +157,16 @@ class Settings(LatentActionSettings):
         super().__post_init__()
         if not 1 <= self.levels <= len(DEMONSTRATION_LEVELS):
             raise ValueError(f"levels is {self.levels}; record from 1 to {len(DEMONSTRATION_LEVELS)}")
-        if not 1 <= self.seeds * self.evaluation_levels <= len(TEST_LEVELS):
-            raise ValueError(f"seeds x evaluation_levels must lie between 1 and {len(TEST_LEVELS)} levels")
+        for name in ("seeds", "evaluation_levels", "max_steps", "cloning_batch_size", "n_label_batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; choose 1 or more")
+        if self.seeds * self.evaluation_levels > len(TEST_LEVELS):
+            raise ValueError(f"seeds x evaluation_levels is {self.seeds * self.evaluation_levels}; there are {len(TEST_LEVELS)} levels")
+        for name in ("temperature", "n_label_temperature"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; choose 0 for the likeliest action, 1 to sample as learned")
+        if self.policy.image_size != 64:
+            raise ValueError(f"policy.image_size is {self.policy.image_size}, and CoinRun's pictures have 64 pixels: leave it out")
         if not self.agents:
             raise ValueError("agents is empty; choose at least one")
         if not self.train_lam and (self.lam_games != ("coinrun",) or self.lam_labels):
@@ -165,11 +176,19 @@ class Settings(LatentActionSettings):
         for name in ("labelled_samples", "relabelled_samples"):
             if not getattr(self, name) or min(getattr(self, name)) < 1:
                 raise ValueError(f"{name} needs at least one number, each at least 1")
+        check_distinct(self, "agents", "labelled_samples", "relabelled_samples")
         if not 0 <= self.airborne_frames <= SHORTEST_JUMP - 1:
             raise ValueError(f"airborne_frames is {self.airborne_frames}; choose from 0 to {SHORTEST_JUMP - 1}, when a jump may be over")
         for name in ("label_balance", "relabelling_confidence"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; choose from 0 to 1")
+
+
+def check_distinct(settings: LatentActionSettings, *names: str) -> None:
+    """Raises ValueError for an option that names something twice: it would count as further seeds."""
+    for name in names:
+        if len(set(getattr(settings, name))) < len(getattr(settings, name)):
+            raise ValueError(f"{name} is {' '.join(map(str, getattr(settings, name)))}; name each once")
 
 
 DEMO = Settings()

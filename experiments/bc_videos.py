@@ -168,7 +168,7 @@ class LabelledVideos:
         rank = np.empty(len(samples), dtype=np.int64)  # a sample's place among those of its own latent action
         for code in np.unique(codes):
             rank[codes == code] = np.arange((codes == code).sum())
-        return samples[np.argsort(rank, kind="stable")[:count]]
+        return check_number(samples[np.argsort(rank, kind="stable")[:count]], count)
 
     def transition_features(self, difficulty: str, frames: np.ndarray) -> np.ndarray:
         """What the latent action model sees before and after the transitions that lead from the frames (n,) of a difficulty: (n, 2 D)."""
@@ -196,7 +196,7 @@ class LabelledVideos:
             unasked = np.isin(np.arange(len(keys)), usable)
             pool = np.random.default_rng((self.settings.seed, seed)).permutation(usable)[:POOL]
             pool_features = self.transition_features(difficulty, pool)
-            samples = self.labelled_samples(difficulty, seed, 2 * FIRST_QUESTIONS)
+            samples = self.labelled_samples(difficulty, seed, min(2 * FIRST_QUESTIONS, len(usable)))
             questions = samples[:FIRST_QUESTIONS]
             common = np.bincount(directions[questions], minlength=1).argmax()
             chosen: list[int] = []
@@ -231,7 +231,14 @@ class LabelledVideos:
                 generator = np.random.default_rng((self.settings.seed, seed, len(chosen)))
                 questions = generator.permutation(bordering[unasked[bordering]])[:number]
             self._questioned[difficulty, seed] = np.array(chosen)
-        return self._questioned[difficulty, seed][:count]
+        return check_number(self._questioned[difficulty, seed][:count], count)
+
+
+def check_number(samples: np.ndarray, count: int) -> np.ndarray:
+    """The samples; raises ValueError where they are fewer than `count`."""
+    if len(samples) < count:
+        raise ValueError(f"{count} labelled samples were asked for, and the videos have {len(samples)} to choose: record more levels")
+    return samples
 
 
 def draw_labelled_transitions(files: list[VideoFile], settings: Settings) -> LabelledTransitions:

@@ -65,7 +65,11 @@ def plot(percents: Percents, output: Path, others: Mapping[str, Percents] = Mapp
     """One panel a difficulty: curves with 95 % bands over seeds for agents that use N samples, lines for those that do not.
 
     `others` are results by name, with another latent action model, say: of these only what differs is drawn, the Genie agents' curves.
+
+    Raises ValueError when there is nothing to draw.
     """
+    if not percents:
+        raise ValueError("there is nothing to draw: give the results.csv of a finished run")
     difficulties = sorted({difficulty for _, difficulty, _ in percents})
     figure, axes = plt.subplots(1, len(difficulties), figsize=(6.6 * len(difficulties), 7), sharey=True, squeeze=False)
     for axis, difficulty in zip(axes[0], difficulties, strict=True):

@@ -24,6 +24,8 @@ def videos_by_source(cache: RunCache, name: str, levels: range, *, game: str, di
     """The folder of each source's videos: a quarter of the levels played at random, a quarter with keys held for long, the rest by
     CoinRun's planner with noise. Other games have no planner: there the rest too is played with keys held for long.
     """
+    if not difficulties:
+        raise SystemExit("difficulties is empty; choose easy, hard or both")
     if len(levels) < 4:
         raise SystemExit(f"{len(levels)} levels cannot be shared out among the players: give at least 4")
     quarter = len(levels) // 4

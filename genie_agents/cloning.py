@@ -82,6 +82,8 @@ class CloningBatches:
     ) -> None:
         if len(samples) == 0:
             raise ValueError("no labelled frames to clone from; record videos and label them first")
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; give at least 1")
         if not 0 <= balance <= 1:
             raise ValueError(f"balance is {balance}; give 0 to draw frames as they come, up to 1 to draw all labels equally often")
         self.videos, self.labels, self.samples = videos, labels, samples

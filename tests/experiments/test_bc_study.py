@@ -77,6 +77,10 @@ def test_labelled_samples_are_known_in_context_spread_over_the_codes_and_contain
         np.testing.assert_array_equal(many[:3], few)
         assert len(set(many)) == 6
     assert any((videos.labelled_samples("easy", 0, 6) != videos.labelled_samples("easy", seed, 6)).any() for seed in range(1, 5))
+    for ask in (videos.labelled_samples, videos.questioned_samples):
+        monkeypatch.setitem(videos.__dict__, "frame_features", {"easy": np.zeros((16, 2), np.float16)})
+        with pytest.raises(ValueError, match="9 labelled samples were asked for, and the videos have 8"):
+            ask("easy", 0, 9)
 
 
 def test_questions_find_a_rare_key_and_the_fewer_are_contained(monkeypatch):
@@ -213,6 +217,8 @@ def test_the_curve_of_fine_tuning_has_no_steps_twice(monkeypatch, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         study.finetuned("nothing", "easy")
     folder = study.finetuned("nothing", "easy")
+    validating = Study(dataclasses.replace(study.settings, validation=True, seeds=1))
+    assert validating.finetuned("nothing", "easy") == folder  # whoever plays other levels trains nothing anew
     assert [line.split(",")[0] for line in (folder / "returns.csv").read_text().split()] == ["16", "32", "48"]
 
 

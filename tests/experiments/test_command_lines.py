@@ -13,7 +13,7 @@ EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 sys.path.insert(0, str(EXPERIMENTS))
 
 from bc_coinrun import Study  # noqa: E402
-from bc_settings import RECIPES, Settings  # noqa: E402
+from bc_settings import DEMO, RECIPES, Settings  # noqa: E402
 from plot_level_solve import COLUMNS, read_results  # noqa: E402
 from train_world_model import Training  # noqa: E402
 from world_model_settings import PRESETS as WORLD_PRESETS  # noqa: E402
@@ -111,7 +111,7 @@ def test_every_switch_of_the_study_gives_its_curve(tmp_path):
     assert {"lam-videos-climber-sticky-easy", "lam-videos-ninja-random-easy", "labels-easy", "clone-relabelled_linear-8-seed0"} <= stages
     assert sum(name.startswith("clone-genie_lam") for name in stages) == 1  # one latent policy serves all mappings
     agreement = json.loads((tmp_path / "out" / "summary.json").read_text())["labels"]["easy"]["mapping_agreement_on_ground"]
-    assert set(agreement) == {f"{kind}, {count}" for kind in ("dictionary", "linear", "network") for count in (4, 8, 16)}
+    assert set(agreement) == {f"{name}, {count}" for name, _, count in expected}
     assert all(0 <= share <= 1 for share in agreement.values())
     assert (tmp_path / "out" / "finetuning.png").read_bytes()[:4] == b"\x89PNG"
     curve = (next((tmp_path / "runs").glob("ppo-from-nothing-easy-*")) / "returns.csv").read_text().splitlines()
@@ -154,6 +154,13 @@ def test_a_name_that_is_none_is_refused_before_anything_is_recorded(tmp_path):
         ({"lam_games": ("climber",)}, "add --train-lam"),
         ({"lam_labels": 5}, "add --train-lam"),
         ({"relabelling_confidence": 90}, "choose from 0 to 1"),
+        ({"agents": ("oracle", "random", "oracle")}, "agents is oracle random oracle; name each once"),
+        ({"labelled_samples": (16, 16)}, "labelled_samples is 16 16; name each once"),
+        ({"difficulties": ("easy", "easy")}, "difficulties is easy easy; name each once"),
+        ({"cloning_batch_size": -1}, "cloning_batch_size is -1; choose 1 or more"),
+        ({"seeds": -1, "evaluation_levels": -1}, "seeds is -1; choose 1 or more"),
+        ({"n_label_temperature": -0.5}, "n_label_temperature is -0.5; choose 0"),
+        ({"policy": dataclasses.replace(DEMO.policy, image_size=32)}, "pictures have 64 pixels"),
         ({"finetune_steps": 5, "policy": PolicyConfig(num_actions=15, architecture="st_vivit")}, "not 'st_vivit'"),
     ],
 )
