@@ -194,12 +194,16 @@ class Rollout:
         )
 
     def set_state(self, state: RolloutState) -> None:
-        """Return to a state that `get_state` of a Rollout with as many worlds of the same Genie gave."""
+        """Return to a state that `get_state` of a Rollout with as many worlds of the same Genie gave; ValueError for that of others."""
         if state.frames.shape != self.frames.shape:
             raise ValueError(f"the state holds worlds of shape {tuple(state.frames.shape)} and this rollout {tuple(self.frames.shape)}")
         if state.recent_tokens.shape != self._recent_tokens.shape:
             kept, needed = state.recent_tokens.shape[1], self._recent_tokens.shape[1]
             raise ValueError(f"the state keeps {kept} recent frames and this rollout {needed}: use the same sampling.anchor_frames in both")
+        for theirs, ours in ((state.past, self._past), (state.drawn, self._drawn)):
+            shapes = [[tuple(layer.keys.shape) for layer in cache.layers] for cache in (theirs, ours)]
+            if shapes[0] != shapes[1]:
+                raise ValueError(f"the state is of another Genie: its layers remember {shapes[0]}, and this one's {shapes[1]}")
         every = torch.arange(self.num_worlds, device=self.device)
         self._past, self._drawn = state.past.take(every), state.drawn.take(every)
         self._last, self.frames = state.last, state.frames

@@ -136,6 +136,8 @@ def main(folder: Path) -> None:
         run(folder, "gradient", fsdp)
     with pytest.raises(ValueError, match="FSDP splits them"):
         train(SmallModel("ema"), loss_function, iter(()), replace(CONFIG, muon_learning_rate=0.02), fabric=fsdp)
+    with pytest.raises(ValueError, match="validate looks at the model in one process"):
+        run(folder, "ema", fsdp, validate=print)
     with pytest.raises(ValueError, match="needs a folder"):
         run(folder, "ema", fsdp, checkpoint=folder / "ddp.safetensors")
     with pytest.raises(ValueError, match="torchrun started 2 processes"):

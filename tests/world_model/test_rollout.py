@@ -8,7 +8,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
-from bold_world import GREEDY, NUM_ACTIONS, WINDOW, actions_for, bold_genie, videos
+from bold_world import BOLD, GREEDY, LAYERS, NUM_ACTIONS, WINDOW, actions_for, bold_genie, videos
 from torch import Tensor
 
 from world_model import Genie, Rollout, SamplingConfig
@@ -168,6 +168,9 @@ def test_a_state_of_other_worlds_is_refused(genie: Genie) -> None:
     rollout.reset()
     with pytest.raises(ValueError, match=r"shape \(2, 16, 16, 3\) and this rollout \(3, 16, 16, 3\)"):
         Rollout(genie, 3).set_state(rollout.get_state())
+    deeper = bold_genie(replace(BOLD, dynamics=replace(BOLD.dynamics, transformer=replace(LAYERS, num_layers=3))))
+    with pytest.raises(ValueError, match="the state is of another Genie"):
+        Rollout(deeper, 2).set_state(rollout.get_state())
 
 
 def whole_prompt(genie: Genie, prompts: Tensor) -> tuple[Tensor, Tensor]:

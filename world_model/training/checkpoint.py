@@ -48,7 +48,8 @@ def load_checkpoint(path: Path, state: TrainingState) -> int:
     """Restore a run in place and return the number of steps already done.
 
     Raises:
-        ValueError: the checkpoint is damaged, or belongs to another model or training configuration.
+        ValueError: the checkpoint is damaged, or belongs to a model with weights of other names or shapes, or to another training
+            configuration.
     """
     remedy = f"remove {path} to start anew, or use the settings it was written with"
     tensors = state.tensors() | {"torch_generator": torch.get_rng_state()}
