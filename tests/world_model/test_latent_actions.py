@@ -10,10 +10,9 @@ from moving_square import moving_square
 from torch import Tensor
 
 from world_model import LatentActionConfig, LatentActionModel
-from world_model.data import ClipBatch, VideoFile, VideoWriter
+from world_model.data import VideoFile, VideoWriter
 from world_model.latent_actions import latent_action_loss
 from world_model.training import LabelledTransitions, TrainingConfig, train_latent_action_model
-from world_model.training.latent_actions import SupervisedLatentActions, supervised_objective
 
 TINY = LatentActionConfig(
     image_height=32, image_width=32, patch_size=8, d_model=32, num_layers=1, num_heads=2, num_codes=4, code_dim=8, ramp_steps=150
@@ -152,16 +151,6 @@ def test_labelled_transitions_are_checked(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"labelled clips are \(4, 32, 32, 3\) and the others \(5, 32, 32, 3\)"):
             train_latent_action_model([file], TINY, TrainingConfig(steps=1), clip_length=5, batch_size=2, labelled=labelled)
         train_latent_action_model([file], TINY, TrainingConfig(steps=1), clip_length=4, batch_size=2, labelled=labelled)
-
-
-def test_the_labelled_clips_of_a_batch_do_not_depend_on_the_number_of_devices() -> None:
-    frames, labelled = random_frames(8, 3).numpy(), LabelledTransitions(random_frames(16, 3).numpy(), np.arange(16))
-    learner, seeds, named = SupervisedLatentActions(LatentActionModel(TINY), labelled, weight=1.0, seed=0), np.arange(8) * 5 % 16, []
-    learner.model.register_forward_pre_hook(lambda _, inputs: named.append(inputs[0]))
-    for size in (8, 4):
-        for start in range(0, 8, size):
-            supervised_objective(learner, ClipBatch(*(part[start : start + size] for part in (frames, np.arange(8), seeds))))
-    assert torch.equal(named[0][8:], torch.cat([share[4:] for share in named[1:]]))
 
 
 def test_a_narrow_model_has_a_convolutional_stem_too() -> None:

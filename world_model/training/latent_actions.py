@@ -26,8 +26,6 @@ from world_model.training.objectives import latent_action_objective
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
-LABELLED_EVERY = 4  # a labelled clip beside so many others
-
 
 @dataclass(frozen=True)
 class LabelledTransitions:
@@ -60,11 +58,11 @@ class SupervisedLatentActions(nn.Module):
 
 
 def supervised_objective(learner: nn.Module, batch: ClipBatch) -> tuple[Tensor, dict[str, Tensor]]:
-    """The model's own loss on the batch and on a labelled clip beside every fourth, drawn by that one's seed, and that of their actions."""
+    """The model's own loss on the batch and a quarter as many labelled clips, drawn by the batch's seeds, and that of their actions."""
     if not isinstance(learner, SupervisedLatentActions):
         raise TypeError(f"this objective trains a SupervisedLatentActions, not a {type(learner).__name__}")
     labelled = learner.labelled
-    chosen = batch.seeds[::LABELLED_EVERY] % len(labelled.actions)
+    chosen = batch.seeds[: max(1, len(batch.seeds) // 4)] % len(labelled.actions)
     device = learner.name_action.weight.device
     actions = torch.from_numpy(labelled.actions[chosen].astype(np.int64)).to(device)
     frames = torch.from_numpy(np.concatenate([batch.frames, labelled.clips[chosen]])).to(device)
@@ -97,16 +95,13 @@ def train_latent_action_model(
     (see `make_fabric`) its devices share each batch of `batch_size` clips, and `device` is not used.
 
     Raises:
-        ValueError: labelled clips of another shape than (clip_length, H, W, C), or, with several devices, a share of the batch for each
-            that is no multiple of 4, beside every fourth of whose clips goes a labelled one.
+        ValueError: labelled clips of another shape than (clip_length, H, W, C).
     """
     model = LatentActionModel(model_config, seed=seed).to(device if fabric is None else fabric.device)
     rank, world_size = (0, 1) if fabric is None else (fabric.global_rank, fabric.world_size)
     batches = ClipSampler(files, clip_length=clip_length, batch_size=batch_size, seed=seed, rank=rank, world_size=world_size)
     if labelled is not None and labelled.clips.shape[1:] != (shape := (clip_length, *files[0].frame_shape)):
         raise ValueError(f"labelled clips are {labelled.clips.shape[1:]} and the others {shape}: give clips of one shape")
-    if labelled is not None and world_size > 1 and batch_size % (LABELLED_EVERY * world_size):
-        raise ValueError(f"batch_size is {batch_size}; with labels, {world_size} devices need a multiple of {LABELLED_EVERY * world_size}")
     if labelled is None:
         train(model, latent_action_objective, batches, training_config, fabric=fabric, checkpoint=checkpoint, on_step=on_step)
     else:
