@@ -35,8 +35,9 @@ class GenieEnv(gymnasium.Env[np.ndarray, np.int64]):
     Genie that is given stays where it is.
 
     `reset` begins from `options={"prompt": ...}`: a path to any picture, a PIL image, a frame (H', W', 3) uint8 or several
-    (P, H', W', 3), of any size (see `fit_prompt`); else from one of the model's own prompts. `info` holds the `tokens` (T,) int64
-    of the frame, the `latent_action` that led to it (-1 after reset) and its `confidence`, the mean probability of its tokens.
+    (P, H', W', 3), of any size (see `fit_prompt`); else from one of the model's own prompts or, where it holds none, from the last that it
+    was given. `info` holds the `tokens` (T,) int64 of the frame, the `latent_action` that led to it (-1 after reset) and its `confidence`,
+    the mean probability of its tokens.
     A learned world does not know when it ends: `terminated` is always False, and `gymnasium.make` sets the time limit.
 
     Raises:
@@ -141,7 +142,7 @@ class GenieVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarr
         self.action_space = batch_space(self.single_action_space, num_envs)
 
     def reset(
-        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+        self, *, seed: int | Sequence[int | None] | np.ndarray | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Begin the worlds anew: world i draws from seed + i, or from seed[i]; without a seed each goes on with its own draws."""
         options = options or {}
@@ -208,12 +209,12 @@ class GenieVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarr
             infos |= {key: values, f"_{key}": mask.copy()}
         return infos
 
-    def _seeds(self, seed: int | Sequence[int | None] | None) -> Sequence[int | None]:
+    def _seeds(self, seed: int | Sequence[int | None] | np.ndarray | None) -> Sequence[int | None]:
         if seed is None or isinstance(seed, int | np.integer):
             return [None if seed is None else int(seed) + world for world in range(self.num_envs)]
         if len(seed) != self.num_envs:
             raise ValueError(f"got {len(seed)} seeds for {self.num_envs} worlds; give one for each, or one number for all")
-        return seed
+        return [None if world_seed is None else int(world_seed) for world_seed in seed]  # Gymnasium refuses NumPy's integers
 
     def _reset_mask(self, mask: Any) -> np.ndarray:
         if mask is None:

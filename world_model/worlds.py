@@ -33,12 +33,14 @@ class GenieState:
     latent_actions: np.ndarray
     elapsed_steps: np.ndarray
     random: list[Any]
+    given: list[np.ndarray | None]
 
 
 class Worlds:
     """A Rollout, told and shown in NumPy, with what is counted for each world beside it.
 
-    `random` holds each world's NumPy generator, from which every episode's seed is drawn; `elapsed_steps` (N,) is -1 before the first.
+    `random` holds each world's NumPy generator, from which every episode's seed is drawn; `elapsed_steps` (N,) is -1 before the first;
+    `given` holds the prompt that each world was last given, from which it begins again where the Genie has none of its own.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Worlds:
         self.random = [seeding.np_random()[0] for _ in range(num_worlds)]
         self.latent_actions = np.full(num_worlds, -1)
         self.elapsed_steps = np.full(num_worlds, -1)
+        self.given: list[np.ndarray | None] = [None] * num_worlds
         self._window = Window() if render_mode == "human" else None
 
     @property
@@ -82,7 +85,9 @@ class Worlds:
         """Begin the worlds in `mask` anew, each from its own of the N prompts or from one of the model's; all frames (N, H, W, 3)."""
         chosen, fitted, (height, width) = np.flatnonzero(mask).tolist(), {}, self.rollout.frames.shape[1:3]
         if prompts is None and len(self.rollout.genie.prompts) == 0:
-            raise ValueError("this Genie holds no prompts of its own: give a picture to begin from, reset(options={'prompt': ...})")
+            fitted = {world: prompt for world in chosen if (prompt := self.given[world]) is not None}
+            if len(fitted) < len(chosen):
+                raise ValueError("this Genie holds no prompts of its own: give a picture to begin from, reset(options={'prompt': ...})")
         if prompts is not None:  # before anything else, so that a refused prompt changes no world
             different = {id(prompts[world]): prompts[world] for world in chosen}  # a picture that many worlds share is read once
             frames = {key: fit_prompt(prompt, height, width)[-self.rollout.max_prompt_frames :] for key, prompt in different.items()}
@@ -90,12 +95,14 @@ class Worlds:
         seeds = {world: int(self.random[world].integers(2**63)) for world in chosen}
         if mask.all():
             self.rollout.rewind()
-        if prompts is None:
+        if not fitted:
             self.rollout.reset(seeds=list(seeds.values()), mask=mask.tolist())
         for length in {len(prompt) for prompt in fitted.values()}:  # prompts of different lengths do not stack
             group = [world for world, prompt in fitted.items() if len(prompt) == length]
             members = np.isin(np.arange(len(mask)), group)
             self.rollout.reset(np.stack([fitted[world] for world in group]), seeds=[seeds[world] for world in group], mask=members.tolist())
+        for world in chosen:
+            self.given[world] = fitted.get(world)
         self.latent_actions[mask], self.elapsed_steps[mask] = -1, 0
         return self.frames
 
@@ -111,11 +118,12 @@ class Worlds:
         if (self.elapsed_steps < 0).any():
             raise gymnasium.error.ResetNeeded("there is no world to save yet; call reset() first")
         random = [generator.bit_generator.state for generator in self.random]
-        return GenieState(self.rollout.get_state(), self.latent_actions.copy(), self.elapsed_steps.copy(), random)
+        return GenieState(self.rollout.get_state(), self.latent_actions.copy(), self.elapsed_steps.copy(), random, list(self.given))
 
     def set_state(self, state: GenieState) -> np.ndarray:
         self.rollout.set_state(state.rollout)
         self.latent_actions, self.elapsed_steps = state.latent_actions.copy(), state.elapsed_steps.copy()
+        self.given = list(state.given)
         for generator, saved in zip(self.random, state.random, strict=True):
             generator.bit_generator.state = saved
         return self.frames

@@ -144,8 +144,29 @@ def test_seeds_may_be_given_for_each_world(genie):
     envs = GenieVectorEnv(2, genie)
     frames, _ = envs.reset(seed=[5, 3])
     assert_same_frames(frames, [GenieEnv(genie).reset(seed=seed)[0] for seed in (5, 3)])
+    assert_same_frames(envs.reset(seed=np.array([5, 3]))[0], frames)
     with pytest.raises(ValueError, match="3 seeds for 2 worlds"):
         envs.reset(seed=[1, 2, 3])
+
+
+@pytest.mark.parametrize("autoreset_mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
+def test_worlds_of_a_genie_without_prompts_begin_again_from_the_ones_they_were_given(autoreset_mode):
+    genie = random_genie()
+    genie.prompts = genie.prompts[:0]
+    envs = GenieVectorEnv(2, genie, max_episode_steps=2, autoreset_mode=autoreset_mode)
+    with pytest.raises(ValueError, match="no prompts of its own"):
+        envs.reset(seed=0)
+    begun, _ = envs.reset(seed=0, options={"prompt": [picture(16, 16), picture(16, 16, seed=1)]})
+    assert (begun[0] != begun[1]).any()
+    state = envs.get_state()
+
+    others = GenieVectorEnv(2, genie, max_episode_steps=2, autoreset_mode=autoreset_mode)
+    others.set_state(state)
+    for _ in range(2 + (autoreset_mode == AutoresetMode.NEXT_STEP)):
+        frames, *_ = envs.step(np.array([1, 2]))
+        frames_of_others, *_ = others.step(np.array([1, 2]))
+    assert_same_frames(frames, begun)
+    assert_same_frames(frames_of_others, begun)
 
 
 @pytest.mark.parametrize("mask", [[True, False], np.zeros(2, bool), np.ones(3, bool), np.ones(2)])
