@@ -1,18 +1,21 @@
-"""How a world of CoinRun holds out in long rollouts: what is left of the game after 16, 64, 256 and 1000 frames from one prompt frame.
+"""How a world holds out in long rollouts: what is left of it after 16, 64, 256 and 1000 frames from one prompt frame.
 
-    python experiments/evaluate_drift.py --model runs/world_model/coinrun-small                  # validation levels
+    python experiments/evaluate_drift.py --model runs/world_model/coinrun-small                  # CoinRun's validation levels
+    python experiments/evaluate_drift.py --model runs/world_model/mine --data C.h5 --lengths 16 64   # a world of your own videos
     python experiments/evaluate_drift.py --model runs/world_model/coinrun-small --temperature 1  # other sampling settings
 
-Real episodes of players that survive give the prompts and, by the world's latent action model, the actions. Every figure is one of the
-last frames of a rollout of that length. What comes into view for the first time nobody can predict, so PSNR must fall; the rest needs no
-true frame: do the imagined frames use the tokens that real frames use, does the latent action model find the played actions in them, are
-they as sharp, do they move as much? Beside each figure stands that of the real frames redrawn by the tokenizer, the best that its tokens
-allow. Prints a table and writes results.json and drift.png.
+Real episodes, on CoinRun of players that survive, give the prompts and, by the world's latent action model, the actions. Every figure is
+one of the last frames of a rollout of that length. What comes into view for the first time nobody can predict, so PSNR must fall; the rest
+needs no true frame: do the imagined frames use the tokens that real frames use, does the latent action model find the played actions in
+them, are they as sharp, do they move as much? Beside each figure stands that of the real frames redrawn by the tokenizer, the best that
+its tokens allow. Prints a table and writes results.json and drift.png.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,12 +29,13 @@ from report import markdown_table, write_results
 from run_cache import RunCache
 from torch import Tensor
 from tqdm import tqdm
-from world_videos import MIXED, Source
+from world_videos import MIXED, Source, check_frame_shape, open_all
 
 from genie_agents.coinrun import MAX_EPISODE_STEPS, TEST_LEVELS, VALIDATION_LEVELS
 from genie_agents.demonstrations import open_videos
 from genie_agents.experts.players import RANDOM_PLAYERS
-from world_model import Genie, LatentActionLabeller, Rollout
+from world_model import Genie, LatentActionLabeller, Rollout, VideoTokenizerConfig
+from world_model.data import VideoFile
 from world_model.maskgit import SamplingConfig
 from world_model.metrics import chance_agreement, movement, psnr, sharpness, total_variation_distance
 from world_model.rollout import to_uint8
@@ -56,11 +60,13 @@ class Settings:
     """folder of the recorded videos"""
     output: Path = Path("runs/evaluate_drift")
     """folder for results.json and drift.png"""
+    data: tuple[Path, ...] = ()
+    """HDF5 videos to begin with and to compare with instead of CoinRun's, or folders of them; each is a source"""
     difficulties: tuple[Literal["easy", "hard"], ...] = ("easy", "hard")
     lengths: tuple[int, ...] = (16, 64, 256, 1000)
-    """frames of rollouts, the prompt included; no episode of the game has more than 1000"""
+    """frames of rollouts, the prompt included; no episode of CoinRun has more than 1000"""
     worlds: int = 2
-    """worlds of each source (random keys, or keys held for long, on a difficulty)"""
+    """worlds of each source (on CoinRun: random keys, or keys held for long, on a difficulty)"""
     test: bool = False
     """play test levels instead of validation levels"""
     steps: int | None = None
@@ -73,8 +79,13 @@ class Settings:
     """seed of recording and of sampling"""
 
     def __post_init__(self) -> None:
-        if not self.lengths or not all(WINDOW < length <= MAX_EPISODE_STEPS for length in self.lengths):
-            raise ValueError(f"lengths are {self.lengths}; give some of {WINDOW + 1} to {MAX_EPISODE_STEPS} frames")
+        if not self.difficulties:
+            raise ValueError("difficulties is empty; choose easy, hard or both")
+        if self.data and self.test:
+            raise ValueError("test plays CoinRun's test levels, and data gives other videos: leave out one of them")
+        longest = math.inf if self.data else MAX_EPISODE_STEPS
+        if not self.lengths or not all(WINDOW < length <= longest for length in self.lengths):
+            raise ValueError(f"lengths are {self.lengths}; give some of {WINDOW + 1} to {longest} frames")
         if self.worlds < 1:
             raise ValueError(f"worlds is {self.worlds}; give at least 1")
 
@@ -88,8 +99,20 @@ class Videos:
     latent_actions: np.ndarray
 
 
-def long_episodes(settings: Settings) -> dict[Source, np.ndarray]:
+def long_episodes(settings: Settings, tokenizer: VideoTokenizerConfig) -> dict[Source, np.ndarray]:
     """Real frames (worlds, T, H, W, C) of each source: the beginnings of the first episodes that last as long as the longest rollout."""
+    num_frames, found = max(settings.lengths), {}
+    for path in settings.data:
+        files = open_all([path])
+        check_frame_shape(files, tokenizer)
+        beginnings = [frames for file in files for frames in long_beginnings(file, num_frames)][: settings.worlds]
+        if len(beginnings) < settings.worlds:
+            raise SystemExit(
+                f"{path} has {len(beginnings)} episodes of {num_frames} frames or more, not {settings.worlds}: lower --worlds or --lengths"
+            )
+        found[(str(path),)] = np.stack(beginnings)
+    if found:
+        return found
     name, levels = ("test", TEST_LEVELS) if settings.test else ("validation", VALIDATION_LEVELS)
     share = len(levels) // len(RANDOM_PLAYERS)
     return {
@@ -108,15 +131,19 @@ def find_episodes(settings: Settings, name: str, levels: range, difficulty: str,
     for first in range(0, len(levels), RECORDED_LEVELS):
         part = levels[first : first + RECORDED_LEVELS]
         folder = record(RunCache(settings.runs), f"{name}-{player}-{difficulty}", part, recording, player, seed=settings.seed)
-        for file in open_videos(folder):
-            starts = file.episode_starts[:-1][np.diff(file.episode_starts) >= num_frames]
-            found += [file.frames[start : start + num_frames] for start in starts]
+        found += [frames for file in open_videos(folder) for frames in long_beginnings(file, num_frames)]
         if len(found) >= settings.worlds:
             return np.stack(found[: settings.worlds])
     raise SystemExit(
         f"{len(found)} of {len(levels)} {difficulty} levels kept the {player} player for {num_frames} frames, not {settings.worlds}: "
         "lower --worlds or --lengths"
     )
+
+
+def long_beginnings(file: VideoFile, num_frames: int) -> Iterator[np.ndarray]:
+    """The first `num_frames` frames of each episode that has as many."""
+    for start in file.episode_starts[:-1][np.diff(file.episode_starts) >= num_frames]:
+        yield file.frames[start : start + num_frames]
 
 
 @torch.no_grad()
@@ -234,7 +261,7 @@ def main() -> None:
         changed["anchor_frames"] = None
     sampling = dataclasses.replace(genie.config.sampling, **changed)
     Rollout(genie, 1, sampling=sampling)  # settings that it refuses are found out before anything is played
-    episodes = long_episodes(settings)
+    episodes = long_episodes(settings, genie.config.tokenizer)
     frames = torch.from_numpy(np.concatenate(list(episodes.values())))
     labeller = LatentActionLabeller(genie.latent_action_model, identity=settings.model, device=genie.prompts.device)
     redrawn = redraw(genie, labeller, frames)
@@ -243,7 +270,7 @@ def main() -> None:
 
     sources = [source for source in episodes for _ in range(settings.worlds)]
     groups = {"all": list(range(len(sources)))}
-    groups |= {name: [world for world, source in enumerate(sources) if name in source] for name in settings.difficulties}
+    groups |= {name: [world for world, source in enumerate(sources) if name == source[0]] for name, *_ in episodes}
     lengths = sorted({*settings.lengths, *np.geomspace(WINDOW + 1, max(settings.lengths), CURVE_POINTS).astype(int).tolist()})
     found: Found = {
         name: {

@@ -23,15 +23,13 @@ from bc_report import known_actions, label_report, name_keys
 from progress import training_bar
 from report import markdown_table, write_results
 from run_cache import RunCache
-from world_videos import mixed_videos
+from world_videos import mixed_videos, open_all
 
 from genie_agents.cloning import Videos
 from genie_agents.coinrun import DIFFICULTIES, GROUND_ALIASES, NUM_ACTIONS, TEST_LEVELS, VALIDATION_LEVELS, WORLD_MODEL_LEVELS
-from genie_agents.demonstrations import open_videos
 from genie_agents.inverse_dynamics import infer_actions, train_inverse_dynamics
 from genie_agents.policy import Policy
 from world_model import Genie, GenieConfig, LatentActionLabeller
-from world_model.data import VideoFile
 from world_model.serialization import change_config, name_model_class
 from world_model.training import TrainingConfig, tune_cpu
 
@@ -120,10 +118,6 @@ class Study:
             latent, reference = (report["agreement_on_ground"] for report in found.values())
             reports[difficulty] = {"share_of_supervised": latent / reference, **found}
         return reports
-
-
-def open_all(folders: list[Path]) -> list[VideoFile]:
-    return [file for folder in folders for file in open_videos(folder)]
 
 
 def pool(tables: list[dict[int, dict[int, int]]]) -> dict[int, dict[int, int]]:

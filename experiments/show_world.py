@@ -1,11 +1,12 @@
-"""Look at a trained world of CoinRun: what each latent action does, and a long walk through it.
+"""Look at a trained world: what each latent action does, and a long walk through it.
 
     python experiments/show_world.py --model runs/world_model/coinrun-small
+    python experiments/show_world.py --model runs/world_model/mine --data C.h5    # a world of your own videos
 
-Writes reconstruction.png (clips of validation levels: real, redrawn by the tokenizer, and imagined from the first frame by the latent
-actions found in the clip), prompts.png (the world's own prompts to choose from, a row's first by its number), actions.png (a block a
-prompt, a row a latent action, which is repeated: Genie's figures 10 and 17) and rollout.gif (worlds side by side, each under actions drawn
-at random and held for a while).
+Writes reconstruction.png (clips of CoinRun's validation levels, or of the videos that are given: real, redrawn by the tokenizer, and
+imagined from the first frame by the latent actions found in the clip), prompts.png (the world's own prompts to choose from, a row's first
+by its number), actions.png (a block a prompt, a row a latent action, which is repeated: Genie's figures 10 and 17) and rollout.gif (worlds
+side by side, each under actions drawn at random and held for a while).
 """
 
 from __future__ import annotations
@@ -22,10 +23,8 @@ from pictures import film_strips, save
 from PIL import Image
 from run_cache import RunCache
 from tqdm import trange
-from world_videos import videos_by_source
+from world_videos import check_frame_shape, videos_to_judge_on
 
-from genie_agents.coinrun import VALIDATION_LEVELS
-from genie_agents.demonstrations import open_videos
 from world_model import Genie, Rollout
 from world_model.data import ClipSampler
 
@@ -43,6 +42,8 @@ class Settings:
     """folder for the pictures"""
     runs: Path = Path("runs/world_model/stages")
     """folder of the recorded videos"""
+    data: tuple[Path, ...] = ()
+    """HDF5 videos to take clips from instead of CoinRun's, or folders of them"""
     difficulties: tuple[Literal["easy", "hard"], ...] = ("easy", "hard")
     """difficulties of the clips"""
     levels: int = 8
@@ -73,16 +74,16 @@ def action_rows(genie: Genie, prompt: torch.Tensor, repeats: int, seed: int) -> 
 
 
 def clip_rows(genie: Genie, settings: Settings) -> list[tuple[str, torch.Tensor]]:
-    """Rows for a clip of each source's validation videos: the game, what the tokenizer makes of it, what the world makes of it."""
-    levels = VALIDATION_LEVELS[: settings.levels]
-    cache, difficulties = RunCache(settings.runs), settings.difficulties
-    folders = videos_by_source(cache, "validation", levels, game="coinrun", difficulties=difficulties, seed=settings.seed)
-    samplers = [ClipSampler(open_videos(folder), clip_length=CLIP_FRAMES, batch_size=1, seed=settings.seed) for folder in folders.values()]
+    """Rows for a clip of each source's videos: the real one, what the tokenizer makes of it, what the world makes of it."""
+    cache, difficulties, seed = RunCache(settings.runs), settings.difficulties, settings.seed
+    videos = videos_to_judge_on(cache, settings.data, levels=settings.levels, test=False, difficulties=difficulties, seed=seed)
+    check_frame_shape([file for files in videos.values() for file in files], genie.config.tokenizer)
+    samplers = [ClipSampler(files, clip_length=CLIP_FRAMES, batch_size=1, seed=seed) for files in videos.values()]
     real = torch.from_numpy(np.concatenate([next(sampler).frames for sampler in samplers]))
-    drawn, _, imagined = redraw_and_imagine(genie, real, seed=settings.seed)
+    drawn, _, imagined = redraw_and_imagine(genie, real, seed=seed)
     return [
         row
-        for clip, source in enumerate(folders)
+        for clip, source in enumerate(videos)
         for row in ((f"{', '.join(source)}\nreal", real[clip]), ("tokenizer", drawn[clip]), ("imagined", imagined[clip]))
     ]
 
@@ -105,7 +106,7 @@ def main() -> None:
         if step % settings.hold == 0:
             actions = generator.integers(genie.num_latent_actions, size=settings.worlds)
         pictures.append(rollout.step(actions))
-    images = [Image.fromarray(np.concatenate(list(frames.numpy()), axis=1)) for frames in pictures]
+    images = [Image.fromarray(np.concatenate(list(frames.numpy()), axis=1).squeeze()) for frames in pictures]  # grey has one channel
     images = [image.resize((image.width * settings.scale, image.height * settings.scale), Image.Resampling.NEAREST) for image in images]
     gif = [image.quantize(32) for image in images]
     save(gif[0], settings.output / "rollout.gif", save_all=True, append_images=gif[1:], duration=66, loop=0)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,10 +27,9 @@ from run_cache import RunCache
 from stopping import stoppable
 from torch import Tensor
 from world_model_settings import PRESETS, Phase, Settings
-from world_videos import mixed_videos
+from world_videos import check_frame_shape, mixed_videos, open_all
 
-from genie_agents.coinrun import VALIDATION_LEVELS, WORLD_MODEL_LEVELS
-from genie_agents.demonstrations import open_videos
+from genie_agents.coinrun import FRAME_SHAPE, VALIDATION_LEVELS, WORLD_MODEL_LEVELS
 from world_model import DynamicsModel, Genie, LatentActionModel, VideoTokenizer
 from world_model.data import ClipBatch, ClipSampler, VideoFile
 from world_model.metrics import delta_psnr, psnr
@@ -61,6 +60,12 @@ class Training:
         if settings.tokenizer_from is not None:
             given["tokenizer"] = VideoTokenizer.from_pretrained(settings.tokenizer_from).config
         self.config = dataclasses.replace(settings.model, num_prompts=NUM_PROMPTS, **given)
+        tokenizer = self.config.tokenizer
+        if not settings.data and (tokenizer.image_height, tokenizer.image_width, tokenizer.channels) != FRAME_SHAPE:
+            shape = (tokenizer.image_height, tokenizer.image_width, tokenizer.channels)
+            raise SystemExit(f"frames of {settings.game} are {FRAME_SHAPE} and the model's {shape}: give videos of that shape by --data")
+        if settings.tensorboard:
+            find_tensorboard()
         self.beginning = None if settings.start_from is None else Genie.from_pretrained(settings.start_from)
         """the world whose weights to begin with"""
 
@@ -85,16 +90,11 @@ class Training:
 
     @cached_property
     def files(self) -> list[VideoFile]:
-        opened = [open_videos(source) if source.is_dir() else [VideoFile(source)] for source in self.sources]
-        return self.check_shape([file for files in opened for file in files])
+        return self.open(self.sources)
 
-    def check_shape(self, files: list[VideoFile]) -> list[VideoFile]:
-        """The files; ends the program where their frames are not the model's."""
-        tokenizer = self.config.tokenizer
-        expected = (tokenizer.image_height, tokenizer.image_width, tokenizer.channels)
-        for file in files:
-            if file.frame_shape != expected:
-                raise SystemExit(f"frames of {file.path} are {file.frame_shape} and the model's {expected}: resize them, or set --model.*")
+    def open(self, sources: Sequence[Path]) -> list[VideoFile]:
+        files = open_all(sources)
+        check_frame_shape(files, self.config.tokenizer)
         return files
 
     @cached_property
@@ -103,16 +103,14 @@ class Training:
         settings = self.settings
         if settings.strategy == "fsdp":
             return None
-        files = [VideoFile(path) for path in settings.validation_data]
-        if not settings.data:
-            with self.fabric.rank_zero_first():
-                folders = self.game_videos("validation", VALIDATION_LEVELS[: max(4, min(100, settings.levels // 10))])
-            files = [file for folder in folders for file in open_videos(folder)]
-        if not files:
+        sources = list(settings.validation_data)
+        if not sources and settings.data:
             return None
-        return next(
-            ClipSampler(self.check_shape(files), clip_length=settings.dynamics.clip_length, batch_size=VALIDATION_CLIPS, seed=settings.seed)
-        )
+        if not sources:
+            with self.fabric.rank_zero_first():
+                sources = self.game_videos("validation", VALIDATION_LEVELS[: max(4, min(100, settings.levels // 10))])
+        clip_length = settings.dynamics.clip_length
+        return next(ClipSampler(self.open(sources), clip_length=clip_length, batch_size=VALIDATION_CLIPS, seed=settings.seed))
 
     # Training
 
@@ -147,7 +145,7 @@ class Training:
             log = MetricsLog(folder / "log.jsonl", phase.training, every=10)
             validation_log = MetricsLog(folder / "validation.jsonl", phase.training)
 
-            writer = make_tensorboard_writer(folder) if settings.tensorboard and fabric.is_global_zero else None
+            writer = find_tensorboard()(folder) if settings.tensorboard and fabric.is_global_zero else None
 
             def on_step(step: int, metrics: dict[str, Tensor]) -> None:
                 bar(step, metrics)
@@ -177,7 +175,7 @@ class Training:
             fabric.barrier()
 
         about = {"phase": dataclasses.asdict(phase), "seed": settings.seed, "model": dataclasses.asdict(model.config)}
-        about["data"] = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime) for path in settings.data]
+        about["data"] = [file.fingerprint() for file in self.files] if settings.data else []
         about["start_from"] = None if settings.start_from is None else identify_model(settings.start_from)
         about["below"] = [identify_model(folder) for folder in below]  # by content: a model given by its folder may have been replaced
         return self.cache.stage(name, about, [] if settings.data else self.sources, build)
@@ -209,7 +207,7 @@ class Training:
 
     def genie(self) -> Path:
         settings, below = self.settings, []
-        _ = self.files, self.validation_clips  # videos that do not do are refused before anything is trained
+        _ = self.validation_clips, self.files  # videos that do not do are refused before anything is trained, given ones before recording
         if settings.latent_action_training == "frozen":
             below.append(self.latent_action_model())
             frozen = LatentActionModel.from_pretrained(below[0])
@@ -246,12 +244,12 @@ class OutOfTime(Exception):
     """The minutes are over; everything done is saved."""
 
 
-def make_tensorboard_writer(folder: Path) -> SummaryWriter:
+def find_tensorboard() -> type[SummaryWriter]:
     try:
         from torch.utils.tensorboard import SummaryWriter  # here, because it is an optional extra
     except ImportError as error:
         raise SystemExit('--tensorboard needs TensorBoard: pip install "genie-agents[tensorboard]"') from error
-    return SummaryWriter(folder)
+    return SummaryWriter
 
 
 def main() -> None:

@@ -47,9 +47,10 @@ class Settings:
     levels: int = 2000
     """levels recorded per difficulty: a quarter at random, a quarter with keys held for long, the rest by CoinRun's planner with noise"""
     data: tuple[Path, ...] = ()
-    """HDF5 videos to learn from instead of a game's (written with world_model.data.VideoWriter)"""
+    """HDF5 videos to learn from instead of a game's (written with world_model.data.VideoWriter), or folders of them"""
     validation_data: tuple[Path, ...] = ()
-    """HDF5 videos of other episodes, to watch progress on; without them there is no validation"""
+    """HDF5 videos of other episodes, or folders of them, to watch progress on; without any, the game's validation levels, or with data
+    none"""
 
     model: GenieConfig = GenieConfig()
     tokenizer: Phase = Phase(training=TrainingConfig(steps=3000))
@@ -82,6 +83,8 @@ class Settings:
     def __post_init__(self) -> None:
         if self.lam is not None and self.latent_action_training != "frozen":
             raise ValueError("lam is for latent_action_training frozen: otherwise the latent action model is trained")
+        if not 0 <= self.max_corruption <= 1:
+            raise ValueError(f"max_corruption is {self.max_corruption}; give a share of the tokens, 0 to 1")
         if self.validate_every < 1:
             raise ValueError(f"validate_every is {self.validate_every}; look at least every so many steps")
         if self.dynamics.clip_length < 5:

@@ -33,6 +33,12 @@ def draw(logits: np.ndarray, generator: np.random.Generator, temperature: float)
     return (logits + temperature * generator.gumbel(size=logits.shape)).argmax(-1)
 
 
+def check_codes(latent_actions: np.ndarray, num_codes: int) -> None:
+    """Raises ValueError where latent actions (N,) are out of range, as is the -1 that labels give an episode's last frame."""
+    if len(latent_actions) and (latent_actions.min() < 0 or latent_actions.max() >= num_codes):
+        raise ValueError(f"latent actions must lie in 0 ... {num_codes - 1}; found {latent_actions.min()} ... {latent_actions.max()}")
+
+
 def check_actions(actions: np.ndarray, num_actions: int = NUM_ACTIONS) -> None:
     """Raises ValueError where actions (N,) are out of range; Procgen's keys, unless said otherwise."""
     if actions.min() < 0 or actions.max() >= num_actions:
@@ -60,16 +66,22 @@ class LatentToRealMapping:
             raise ValueError(
                 f"need as many latent as real actions, at least one, in flat arrays; got shapes {latent_actions.shape} and {actions.shape}"
             )
-        if latent_actions.min() < 0 or latent_actions.max() >= num_codes:
-            raise ValueError(f"latent actions must lie in 0 ... {num_codes - 1}; found {latent_actions.min()} ... {latent_actions.max()}")
+        check_codes(latent_actions, num_codes)
         check_actions(actions)
         return cls([actions[latent_actions == code].astype(np.int64) for code in range(num_codes)])
 
+    @property
+    def num_codes(self) -> int:
+        """How many latent actions it names the keys of."""
+        return len(self.real_actions)
+
     def sample(self, latent_actions: np.ndarray, generator: np.random.Generator, *, temperature: float = 1.0) -> np.ndarray:
         """Real actions (N,) for latent actions (N,), drawn by how often each is in the list, to the power of 1 / `temperature`: 1 draws
-        uniformly from the list, as the paper does, 0 takes its most frequent action. Raises ValueError for a negative one."""
+        uniformly from the list, as the paper does, 0 takes its most frequent action. Raises ValueError for a negative one, or for latent
+        actions out of range."""
         if temperature < 0:
             raise ValueError(f"temperature is {temperature}; give 0 for the most frequent action, 1 to draw uniformly")
+        check_codes(latent_actions, self.num_codes)
         with np.errstate(divide="ignore"):  # an action that was never seen is never drawn
             return draw(np.log(self.chances()[latent_actions]), generator, temperature)
 
@@ -81,7 +93,8 @@ class LatentToRealMapping:
         return counts_KA / counts_KA.sum(axis=1, keepdims=True)
 
     def predict(self, latent_actions: np.ndarray) -> np.ndarray:
-        """The most frequent real action (N,) int64 of latent actions (N,)."""
+        """The most frequent real action (N,) int64 of latent actions (N,). Raises ValueError for one out of range."""
+        check_codes(latent_actions, self.num_codes)
         return self.chances().argmax(-1)[latent_actions]
 
     def save(self, path: str | Path) -> None:
@@ -159,7 +172,7 @@ class FrameMapping:
 
     def __init__(self, model: LatentActionModel, classifier: FeatureClassifier) -> None:
         self.model, self.classifier = model.eval(), classifier
-        self.num_frames = model.config.context_frames
+        self.num_frames, self.num_codes = model.config.context_frames, model.config.num_codes
 
     @staticmethod
     def join(latent_actions: np.ndarray, features: np.ndarray, *, num_codes: int) -> np.ndarray:
@@ -174,5 +187,5 @@ class FrameMapping:
         device = next(self.model.parameters()).device
         with bf16_autocast(device):
             features, _ = self.model.describe(torch.from_numpy(frames[:, -self.num_frames :]).to(device))
-        inputs = self.join(latent_actions, features[:, -1].float().cpu().numpy(), num_codes=self.model.config.num_codes)
+        inputs = self.join(latent_actions, features[:, -1].float().cpu().numpy(), num_codes=self.num_codes)
         return draw(self.classifier.logits(inputs), generator, temperature)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 GAMES = procgen.env.ENV_NAMES
 DIFFICULTIES = ("easy", "hard")
+FRAME_SHAPE = (64, 64, 3)
 MAX_EPISODE_STEPS = 1000  # Procgen's own limit
 MAX_EPISODE_STEPS_OF = {"bigfish": 6000, "bossfight": 4000, "plunder": 4000, "leaper": 500, "maze": 500}  # games with another
 
@@ -54,8 +55,10 @@ GROUND_ALIASES = np.array([1, 1, 2, 4, 4, 5, 7, 7, 8, *[NOOP] * 6], dtype=np.int
 
 @dataclass(frozen=True)
 class SavedGame:
-    """A saved game: Procgen's own bytes, and what the environment counts beside them."""
+    """A saved game: Procgen's own bytes, whose they are, and what the environment counts beside them."""
 
+    game: str
+    difficulty: str
     simulator: bytes
     level_seed: int
     elapsed_steps: int
@@ -91,14 +94,14 @@ class ProcgenEnv(gymnasium.Env[np.ndarray, np.int64]):
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(f"unknown render_mode {render_mode!r}; choose 'rgb_array' or None")
         self.game, self.difficulty, self.level_seeds, self.render_mode = game, difficulty, level_seeds, render_mode
-        self.observation_space = gymnasium.spaces.Box(0, 255, (64, 64, 3), np.uint8)
+        self.observation_space = gymnasium.spaces.Box(0, 255, FRAME_SHAPE, np.uint8)
         self.action_space = gymnasium.spaces.Discrete(NUM_ACTIONS)
         self._max_steps = MAX_EPISODE_STEPS_OF.get(game, MAX_EPISODE_STEPS)
         self._simulator: Any = None
         self._level_seed = -1
         self.elapsed_steps = 0
         self._ended = True
-        self._obs = np.zeros((64, 64, 3), np.uint8)
+        self._obs = np.zeros(FRAME_SHAPE, np.uint8)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         super().reset(seed=seed)
@@ -130,16 +133,19 @@ class ProcgenEnv(gymnasium.Env[np.ndarray, np.int64]):
     def close(self) -> None:
         if self._simulator is not None:
             self._simulator.close()
-            self._simulator = None
+            self._simulator, self._ended = None, True
 
     def get_state(self) -> SavedGame:
         """The running game, to be restored later here or in another environment of the same game and difficulty."""
         if self._ended:
             raise gymnasium.error.ResetNeeded("there is no running episode to save; call reset() first")
-        return SavedGame(self._simulator.callmethod("get_state")[0], self._level_seed, self.elapsed_steps)
+        state = self._simulator.callmethod("get_state")[0]
+        return SavedGame(self.game, self.difficulty, state, self._level_seed, self.elapsed_steps)
 
     def set_state(self, state: SavedGame) -> np.ndarray:
-        """Restore a saved game and return its observation."""
+        """Restore a saved game and return its observation. Raises ValueError for one of another game or difficulty."""
+        if (state.game, state.difficulty) != (self.game, self.difficulty):  # Procgen would end the process, or play on unlike itself
+            raise ValueError(f"the saved game is {state.difficulty} {state.game}, and this environment plays {self.difficulty} {self.game}")
         if self._simulator is None:
             self._start_level(state.level_seed)
         self._simulator.callmethod("set_state", [state.simulator])

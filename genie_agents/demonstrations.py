@@ -132,7 +132,7 @@ def play_level(
                 actions = [*actions, *noise][len(actions) + len(noise) - lead_in :]
                 obs = frames[-1]
             continue
-        for action in noise or [planned]:
+        for action in (noise or [planned])[: config.max_steps - env.elapsed_steps]:
             obs, _, terminated, truncated, info = env.step(action)
             if terminated or truncated:  # the terminal frame is never drawn, so the last action leads to no frame
                 end_segment()

@@ -74,6 +74,11 @@ class ClonedAgent:
             raise ValueError(f"temperature is {temperature}; give 0 for the likeliest action, 1 to sample as learned")
         if mapping is None and policy.config.num_actions != NUM_ACTIONS:
             raise ValueError(f"the policy chooses among {policy.config.num_actions} latent actions: give the mapping that names their keys")
+        if mapping is not None and policy.config.num_actions != mapping.num_codes:
+            raise ValueError(
+                f"the policy chooses among {policy.config.num_actions} latent actions and the mapping names keys of {mapping.num_codes}: "
+                "give the mapping of its own latent action model"
+            )
         self.policy, self.mapping, self.temperature = policy.eval(), mapping, temperature
         self._num_frames = max(policy.config.num_frames, mapping.num_frames if isinstance(mapping, FrameMapping) else 0)
         self._device = next(policy.parameters()).device

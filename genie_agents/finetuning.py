@@ -104,7 +104,7 @@ def finetune(
     network = policy.network
     if not isinstance(network, NatureNetwork | ImpalaNetwork):
         raise ValueError(f"only nature and impala policies can be fine-tuned, not {policy.config.architecture!r}")
-    expected = NUM_ACTIONS if mapping is None else len(mapping.real_actions)
+    expected = NUM_ACTIONS if mapping is None else mapping.num_codes
     if policy.config.num_actions != expected:
         raise ValueError(
             f"the policy chooses among {policy.config.num_actions} actions, and {expected} are to be mapped to keys: "

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import secrets
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+FORGOTTEN_SECONDS = 24 * 60 * 60
 
 
 @contextmanager
 def replace_when_written(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; it takes the place of `path` when the block ends well, and vanishes otherwise."""
+    """A path beside `path` to write to; it takes the place of `path` when the block ends well, and vanishes otherwise, or, after a kill,
+    when `path` is written again a day later."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with suppress(FileNotFoundError):  # another process's, done in this moment
+            if time.time() - leftover.stat().st_mtime > FORGOTTEN_SECONDS:
+                leftover.unlink()
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")  # several processes may write at once
     try:
         yield temporary

@@ -108,7 +108,7 @@ class LatentActionLabeller:
             features[start + first_row : stop] = part_features[first_row : stop - start]
         if isinstance(video, VideoFile):
             return Description(labels, features)
-        return Description(labels.reshape(video.shape[:-3])[..., :-1], features.reshape(*video.shape[:-3], -1))
+        return Description(labels.reshape(video.shape[:-3])[..., :-1], features.reshape(*video.shape[:-3], features.shape[1]))
 
     def _episodes(self, video: np.ndarray | VideoFile) -> tuple[np.ndarray | h5py.Dataset, np.ndarray]:
         """All frames (N, H, W, C) in a row and where each episode begins (E+1,)."""

@@ -87,9 +87,12 @@ def find_model(folder: str | Path) -> Path:
 
 
 def identify_model(folder: str | Path) -> str:
-    """The folder's name and a hash of configuration and weights: says where labels or frames made by a model come from."""
+    """The folder's name and a hash of configuration and weights: says where labels or frames made by a model come from. What its
+    latent actions mean, in words, does not count."""
     folder = find_model(folder)
-    digest = sha256((folder / CONFIG_FILE).read_bytes() + (folder / WEIGHTS_FILE).read_bytes()).hexdigest()
+    name, config = _read_description(folder / CONFIG_FILE)
+    config.pop("action_meanings", None)
+    digest = sha256(_describe(name, config).encode() + (folder / WEIGHTS_FILE).read_bytes()).hexdigest()
     return f"{folder.resolve().name}-{digest[:12]}"
 
 
@@ -113,9 +116,12 @@ def _check_config(name: str, values: dict[str, Any], model_class: type[nn.Module
 
 
 def _write_config(folder: Path, name: str, config: Any) -> None:
-    description = {"model": name, "config": dataclasses.asdict(config)}
     with replace_when_written(folder / CONFIG_FILE) as temporary:
-        temporary.write_text(json.dumps(description, indent=2) + "\n")
+        temporary.write_text(_describe(name, dataclasses.asdict(config)))
+
+
+def _describe(name: str, config: dict[str, Any]) -> str:
+    return json.dumps({"model": name, "config": config}, indent=2) + "\n"
 
 
 def _build_config(config_class: type[Any], values: Any, path: Path) -> Any:

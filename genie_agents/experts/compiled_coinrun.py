@@ -76,14 +76,14 @@ def read_levels(difficulty: str, level_seeds: Sequence[int], on_level: Callable[
 
 
 class CompiledCoinRun(VectorEnv[np.ndarray, np.ndarray, Any]):
-    """E games, each on a level drawn from `beginnings`; a step is one of `KEYS`, and lasts until the player stands again.
+    """E games, each on a level drawn from `beginnings`; an action is the place of a key in `KEYS`, and lasts until the player stands again.
 
     Observations (E, OBSERVATION_SIZE) float32: the view (see `view.look`), and whether LEFT may be pressed, which is so in a
     `braking_share` of the episodes; in the others LEFT runs on. The view shows the player, and its speed, up to
     `blur` cells beside where it is, as a picture of 64 pixels does; with a chance of `slip` another key than the chosen one is pressed. The
     reward is 1 for the coin, less small costs of keys and frames; infos hold `level_solved` of episodes that end.
 
-    Raises ValueError without levels or games.
+    Raises ValueError without levels or games, and in `step` for actions that are none.
     """
 
     metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
@@ -125,6 +125,8 @@ class CompiledCoinRun(VectorEnv[np.ndarray, np.ndarray, Any]):
         return self._obs.copy(), {}
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        if actions.shape != (self.num_envs,) or not ((actions >= 0) & (actions < len(KEYS))).all():
+            raise ValueError(f"need {self.num_envs} actions in 0 ... {len(KEYS) - 1}, places of keys in KEYS; got {actions}")
         slips = np.where(self.np_random.random(self.num_envs) < self.slip, self.np_random.integers(len(KEYS), size=self.num_envs), -1)
         brakes, blurs = self._draw()
         rewards, ended, solved = _step(actions, slips, blurs, self._levels, self._games, self._obs)

@@ -108,7 +108,7 @@ def make_expert(name: str, seed: int) -> Expert:
         raise ValueError(f"{folder} was trained by train_ppo.py, and plays with all keys: leave out ':{num_keys}'")
     from genie_agents.experts.ppo import PPOExpert  # here, because Stable-Baselines3 is slow to import and seldom needed
 
-    return PPOExpert(folder)
+    return PPOExpert(folder, seed)
 
 
 def identify_expert(name: str) -> str:

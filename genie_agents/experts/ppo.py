@@ -18,6 +18,7 @@ from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor, nn
 
+from genie_agents.action_mapping import draw
 from genie_agents.coinrun import DEMONSTRATION_LEVELS, ProcgenEnv, make_sb3_vec_env
 from genie_agents.experts.players import PPO_CHECKPOINT
 from genie_agents.policy import ImpalaEncoder
@@ -92,15 +93,21 @@ def train_ppo(
     on_rollout: Callable[[int, float], None] | None = None,
 ) -> PPO:
     """Train for `minutes`, or until `total_steps` in all; called again with the same folder, it goes on where it
-    stopped, with the settings saved there (remove it to start anew).
+    stopped, with the `steps_per_rollout` and `seed` saved there (remove it to start anew).
 
     Hyper-parameters are those of the Procgen paper (Cobbe et al. 2020, appendix D). The model is saved after every update.
+
+    Raises:
+        ValueError: the folder holds a model that learned another game or difficulty.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     env = make_sb3_vec_env(num_envs, game, difficulty=difficulty, level_seeds=level_seeds)
     if (folder / PPO_CHECKPOINT).is_file():
         model = PPO.load(folder / PPO_CHECKPOINT, env=env, device=device)
+        learned = vars(model).get("game_learned", [game, difficulty])  # older models do not say it
+        if learned != [game, difficulty]:
+            raise ValueError(f"{folder} holds a model that learned {' '.join(learned[::-1])}, not {difficulty} {game}: give another folder")
         # Levels are drawn by the environments' own generators: a resumed run must not meet the same levels again.
         env.seed(seed + model.num_timesteps)
     else:
@@ -118,6 +125,7 @@ def train_ppo(
             seed=seed,
             device=device,
         )
+    vars(model)["game_learned"] = [game, difficulty]  # Stable-Baselines3 saves all attributes
     steps_left = total_steps - model.num_timesteps
     if steps_left > 0:
         model.learn(steps_left, callback=TimeLimit(60 * minutes, folder, on_rollout), reset_num_timesteps=False)
@@ -127,13 +135,15 @@ def train_ppo(
 
 
 class PPOExpert:
-    """A trained PPO policy as an expert for demonstrations; samples its actions.
+    """A trained PPO policy as an expert for demonstrations; samples its actions, by `seed`.
 
     Raises ValueError for a model that sees something else than one frame, as those of train_sighted.py and of fine-tuning do.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        self.model = PPO.load(Path(folder) / PPO_CHECKPOINT, device="cpu")
+    def __init__(self, folder: str | Path, seed: int = 0) -> None:
+        # With the saved seed, loading would restart the random generators of the whole program.
+        self.model = PPO.load(Path(folder) / PPO_CHECKPOINT, device="cpu", custom_objects={"seed": None})
+        self._generator = np.random.default_rng(seed)
         space = self.model.observation_space
         if not is_image_space(space):
             raise ValueError(
@@ -144,5 +154,8 @@ class PPOExpert:
     def begin(self, env: ProcgenEnv) -> bool:
         return True
 
+    @torch.inference_mode()
     def act(self, obs: np.ndarray) -> int:
-        return int(self.model.predict(obs)[0])
+        distribution = self.model.policy.get_distribution(self.model.policy.obs_to_tensor(obs)[0]).distribution
+        assert isinstance(distribution, torch.distributions.Categorical)  # as all games' actions are discrete
+        return int(draw(distribution.logits.numpy(), self._generator, temperature=1.0)[0])

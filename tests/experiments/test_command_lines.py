@@ -7,7 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 sys.path.insert(0, str(EXPERIMENTS))
@@ -19,6 +21,7 @@ from train_world_model import Training  # noqa: E402
 from world_model_settings import PRESETS as WORLD_PRESETS  # noqa: E402
 
 from genie_agents.experts.apprentice import Apprentice, ApprenticeConfig  # noqa: E402
+from genie_agents.experts.players import make_expert  # noqa: E402
 from genie_agents.policy import PolicyConfig  # noqa: E402
 from world_model.serialization import save_model  # noqa: E402
 
@@ -181,6 +184,14 @@ def test_ppo_trains_and_goes_on(tmp_path):
     second = run("train_ppo.py", *arguments, "--total-steps", "32")
     assert second.returncode == 0 and "32/32" in second.stderr, second.stderr
     assert (tmp_path / "ppo.zip").read_bytes() != checkpoint
+    other_game = run("train_ppo.py", *arguments, "--total-steps", "48", "--difficulty", "hard")
+    assert other_game.returncode != 0 and "a model that learned easy coinrun, not hard coinrun" in other_game.stderr
+
+    torch.manual_seed(1)
+    frames = np.random.default_rng(0).integers(0, 256, (20, 64, 64, 3), dtype=np.uint8)
+    first, again, other = ([expert.act(frame) for frame in frames] for expert in (make_expert(str(tmp_path), seed) for seed in (0, 0, 1)))
+    assert first == again != other
+    assert torch.initial_seed() == 1, "loading an expert restarted the program's random numbers"
 
 
 def test_an_apprentice_is_taught_and_goes_on(tmp_path):

@@ -14,8 +14,9 @@ from PIL import Image
 from genie_agents.coinrun import RIGHT, RIGHT_UP, ProcgenEnv
 from genie_agents.experts.game_state import read_state
 from world_model import Genie
+from world_model.data import VideoWriter
 from world_model.metrics import psnr, total_variation_distance
-from world_model.presets import coinrun_small
+from world_model.presets import coinrun_small, tiny
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 sys.path.insert(0, str(EXPERIMENTS))
@@ -60,7 +61,7 @@ def test_a_world_is_judged_by_difficulty_and_player(world, tmp_path):
     assert found["planner"]["rollout_psnr"] != found["planner"]["rollout_psnr_shown_as_drawn"]
     assert len(found["all"]["rollout_psnr_by_frame"]) == 5 and sum(found["all"]["latent_action_use"]) == pytest.approx(1)
     assert results["command"].startswith("python experiments/evaluate_world_model.py --model") and "torch" in results["machine"]
-    assert results["levels"] == [900_000, 900_003] and results["settings"]["seed"] == 0
+    assert results["settings"]["levels"] == 4 and results["settings"]["seed"] == 0
     assert f"| easy, sticky | 2 | {found['sticky']['tokenizer_psnr']:.1f} / " in result.stdout
 
 
@@ -123,6 +124,30 @@ def test_drift_is_measured_over_the_length_of_a_rollout(world, tmp_path):
         assert picture.format == "PNG"
 
 
+@pytest.mark.parametrize(
+    ("script", "leaves"),
+    [
+        ("evaluate_world_model.py --clips 3 --frames 5", "results.json"),
+        ("show_world.py --repeats 2 --worlds 1 --frames 3 --prompts 0", "reconstruction.png"),
+        ("evaluate_drift.py --lengths 10 12 --worlds 1", "drift.png"),
+    ],
+)
+def test_a_world_of_ones_own_videos_is_judged_and_shown_on_videos(script, leaves, tmp_path):
+    Genie(replace(tiny(), num_prompts=1)).save_pretrained(tmp_path / "world")
+    for name, size in (("a", 32), ("b", 32), ("other", 64)):
+        with VideoWriter(tmp_path / f"{name}.h5", frame_shape=(size, size, 3)) as video:
+            video.append(np.random.default_rng(0).integers(0, 256, (20, size, size, 3), dtype=np.uint8))
+    name, *sizes = script.split()
+    common = [name, "--model", tmp_path / "world", "--output", tmp_path / "out", "--runs", tmp_path / "runs", *sizes, "--data"]
+    result = run(*common, tmp_path / "a.h5", tmp_path / "b.h5")
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "out" / leaves).stat().st_size > 1000 and not (tmp_path / "runs").exists()
+    if name != "show_world.py":
+        assert f"| {tmp_path / 'a.h5'} | " in result.stdout and "comes into sight" not in result.stdout
+    other = run(*common, tmp_path / "other.h5")
+    assert other.returncode != 0 and "other.h5 are (64, 64, 3) and the model's (32, 32, 3)" in other.stderr
+
+
 def test_a_perfect_rollout_reaches_what_the_redrawn_frames_reach():
     genie, generator = Genie(coinrun_small()), np.random.default_rng(0)
     frames = torch.from_numpy(generator.integers(0, 256, (2, 20, 64, 64, 3), dtype=np.uint8))
@@ -155,6 +180,11 @@ def test_what_cannot_be_measured_is_said_in_a_sentence():
         evaluate_drift.Settings(lengths=(1001,))
     with pytest.raises(ValueError, match="give at least 1"):
         evaluate_drift.Settings(worlds=0)
+    with pytest.raises(ValueError, match="difficulties is empty"):
+        evaluate_drift.Settings(difficulties=())
+    for settings in (evaluate_world_model.Settings, evaluate_drift.Settings):
+        with pytest.raises(ValueError, match="leave out one of them"):
+            settings(data=(Path("a.h5"),), test=True)
 
 
 def test_too_few_levels_for_the_players_are_refused():

@@ -12,7 +12,7 @@ import pytest
 from torch.testing import assert_close
 
 from world_model import Genie
-from world_model.data import VideoWriter
+from world_model.data import VideoWriter, write_latent_actions
 from world_model.training import read_log
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
@@ -53,6 +53,8 @@ def test_a_world_is_trained_from_videos_in_one_command_that_goes_on_where_it_sto
     assert obs.shape == (32, 32, 3)
 
     before = (dynamics / "model.safetensors").stat().st_mtime_ns
+    labels = np.tile([0] * 19 + [-1], 3)
+    write_latent_actions(tmp_path / "a.h5", labels, labeller="anyone")  # labels are not what is learned from
     assert run("train_world_model.py", *arguments).returncode == 0
     assert (dynamics / "model.safetensors").stat().st_mtime_ns == before, "a finished stage was built again"
 
@@ -83,7 +85,9 @@ def test_the_game_makes_the_videos(tmp_path):
         (["--lam", "coinrun-small"], "lam is for"),
         (["--tokenizer.clip-length", "3"], "are shorter than"),
         (["--data", "missing.h5"], "missing.h5"),
-        (["--preset", "tiny", "--levels", "4"], "(32, 32, 3)"),
+        (["--validation-data", "missing.h5"], "missing.h5"),
+        (["--preset", "tiny"], "the model's (32, 32, 3): give videos of that shape by --data"),
+        (["--max-corruption", "20"], "max_corruption is 20.0"),
         (["--levels", "200", "--minutes", "0"], "stopped; what is done is kept"),
         (["--start-from", "lam-platformers"], "not a Genie"),
         (["--preset", "coinrun-base", "--tokenizer-from", "coinrun-small"], "num_tokens of tokenizer and dynamics"),

@@ -52,6 +52,13 @@ def test_bad_samples_are_refused():
         LatentToRealMapping.fit(np.array([0, 1]), np.array([3, 15]), num_codes=2)
 
 
+def test_the_end_of_an_episode_has_no_key():
+    mapping = LatentToRealMapping.fit(np.array([0, 1]), np.array([7, 8]), num_codes=2)
+    for ask in (mapping.predict, lambda codes: mapping.sample(codes, np.random.default_rng(0))):
+        with pytest.raises(ValueError, match=r"0 \.\.\. 1; found -1 \.\.\. 1"):
+            ask(np.array([0, 1, -1]))
+
+
 def test_the_most_frequent_action_of_a_list_is_predicted():
     mapping = LatentToRealMapping.fit(np.array([0, 0, 0, 2]), np.array([7, 7, 8, 4]), num_codes=3)
     np.testing.assert_array_equal(mapping.predict(np.array([0, 1, 2])), [7, 7, 4])

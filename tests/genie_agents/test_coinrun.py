@@ -1,5 +1,7 @@
 """The real game: both check_envs, exact levels, exact save and restore, ends that stay ended."""
 
+import dataclasses
+
 import gymnasium
 import numpy as np
 import pytest
@@ -17,13 +19,13 @@ from genie_agents.coinrun import (
     MAX_EPISODE_STEPS_OF,
     NOOP,
     NUM_ACTIONS,
+    RIGHT,
     RIGHT_UP,
     SHORTEST_JUMP,
     TEST_LEVELS,
     VALIDATION_LEVELS,
     WORLD_MODEL_LEVELS,
     ProcgenEnv,
-    SavedGame,
     make_sb3_vec_env,
     make_vector_env,
 )
@@ -59,6 +61,21 @@ def test_easy_and_hard_are_different_games():
     easy, _ = ProcgenEnv(difficulty="easy").reset(options={"level_seed": 5})
     hard, _ = ProcgenEnv(difficulty="hard").reset(options={"level_seed": 5})
     assert (easy != hard).any()
+
+
+def test_a_saved_game_of_another_kind_is_refused_and_a_closed_one_has_ended():
+    env = ProcgenEnv("climber")
+    env.reset(options={"level_seed": 3})
+    state = env.get_state()
+    for other, message in ((ProcgenEnv(), "plays easy coinrun"), (ProcgenEnv("climber", difficulty="hard"), "plays hard climber")):
+        other.reset(options={"level_seed": 3})
+        with pytest.raises(ValueError, match=f"the saved game is easy climber, and this environment {message}"):
+            other.set_state(state)
+        other.step(RIGHT)
+    env.close()
+    for use in (env.get_state, lambda: env.step(RIGHT)):
+        with pytest.raises(gymnasium.error.ResetNeeded, match="reset"):
+            use()
 
 
 def test_restored_state_plays_on_identically_in_another_environment():
@@ -100,7 +117,7 @@ def test_each_game_is_truncated_by_its_own_time_limit(game):
     clock = slice(reader.offset, reader.offset + 4)
     assert reader.integer() == 0
     late = state.simulator[: clock.start] + (limit - 2).to_bytes(4, "little") + state.simulator[clock.stop :]
-    env.set_state(SavedGame(late, state.level_seed, limit - 2))
+    env.set_state(dataclasses.replace(state, simulator=late, elapsed_steps=limit - 2))
     assert [env.step(NOOP)[2:4] for _ in range(2)] == [(False, False), (False, True)]
 
 

@@ -108,3 +108,11 @@ def test_no_levels_or_no_games_are_refused():
         CompiledCoinRun([], 2)
     with pytest.raises(ValueError, match="30 levels and 0 games"):
         make_games(0)
+
+
+def test_keys_in_place_of_their_places_are_refused():
+    games = make_games(2)
+    games.reset(seed=0)
+    for actions in ([LEFT, RIGHT], [0, -1], [0]):
+        with pytest.raises(ValueError, match=r"need 2 actions in 0 \.\.\. 2"):
+            games.step(np.array(actions))

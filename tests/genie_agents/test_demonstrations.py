@@ -125,6 +125,8 @@ def test_uncut_noise_is_recorded_with_the_keys_really_pressed():
         pairs = zip(segment.frames[:-1], segment.actions, strict=True)
         disturbed += sum((frame.tobytes(), action) not in expert.answers for frame, action in pairs)
     assert disturbed > len(LEVELS)
+    short = RecordingConfig(noise=0.9, delay=0, max_noise_steps=6, cut_noise=False, max_steps=10)
+    assert {len(play_level(env, expert, level, short, np.random.default_rng(level))[0][0].actions) for level in LEVELS} == {10}
 
 
 def test_unsolved_levels_are_dropped_unless_asked_for(tmp_path):

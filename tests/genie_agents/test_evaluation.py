@@ -81,6 +81,8 @@ def test_samples_from_the_softmax_at_the_given_temperature():
 def test_latent_actions_need_a_mapping():
     with pytest.raises(ValueError, match="4 latent actions: give the mapping"):
         ClonedAgent(Policy(CONFIG))
+    with pytest.raises(ValueError, match="among 4 latent actions and the mapping names keys of 3"):
+        ClonedAgent(Policy(CONFIG), LatentToRealMapping([np.array([7, 8])] * 3))
 
 
 def test_an_agent_remembers_each_games_own_past():

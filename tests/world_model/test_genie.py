@@ -21,7 +21,7 @@ from world_model import (
     VideoTokenizerConfig,
 )
 from world_model.layers.st_transformer import TransformerConfig
-from world_model.serialization import change_config
+from world_model.serialization import change_config, identify_model
 
 LAYERS = TransformerConfig(num_layers=1, d_model=16, num_heads=2, temporal_window=3)
 TINY = GenieConfig(
@@ -171,12 +171,16 @@ def test_ones_own_model_comes_before_one_of_the_same_name_that_ships(genie: Geni
 def test_what_actions_mean_is_stored_beside_the_weights_and_unknown_in_older_folders(genie: Genie, tmp_path: Path) -> None:
     saved_with(genie, tmp_path, lambda config: config.pop("action_meanings"))
     assert Genie.from_pretrained(tmp_path).action_meanings == ("latent 0", "latent 1", "latent 2", "latent 3")
-    weights = (tmp_path / "model.safetensors").read_bytes()
+    weights, identity = (tmp_path / "model.safetensors").read_bytes(), identify_model(tmp_path)
     change_config(tmp_path, Genie, GenieConfig, action_meanings=("LEFT", "RIGHT", "UP", "DOWN"))
     loaded = Genie.from_pretrained(tmp_path)
     assert loaded.action_meanings == ("LEFT", "RIGHT", "UP", "DOWN")
     assert loaded.config == replace(TINY, action_meanings=loaded.action_meanings)
     assert (tmp_path / "model.safetensors").read_bytes() == weights
+    assert identify_model(tmp_path) == identity
+    change_config(tmp_path, Genie, GenieConfig, sampling=replace(loaded.config.sampling, steps=7))
+    assert identify_model(tmp_path) != identity
+    change_config(tmp_path, Genie, GenieConfig, sampling=loaded.config.sampling)
     with pytest.raises(ValueError, match="1 action_meanings for 4 latent actions"):
         change_config(tmp_path, Genie, GenieConfig, action_meanings=("LEFT",))
     with pytest.raises(ValueError, match="describes a Genie, not a VideoTokenizer"):

@@ -127,6 +127,8 @@ def test_a_batch_of_episodes_is_labelled_one_by_one(labeller: LatentActionLabell
     assert labels.shape == (3, 20)
     for video, label in zip(videos, labels, strict=True):
         np.testing.assert_array_equal(labeller.label(video), label)
+    none = labeller.describe(videos[:0])
+    assert none.latent_actions.shape == labeller.label(videos[:0]).shape == (0, 20) and none.features.shape == (0, 21, CONFIG.d_model)
 
 
 def test_labels_are_written_beside_the_frames_with_their_origin(labeller: LatentActionLabeller, video_path: Path) -> None:

@@ -278,6 +278,22 @@ def test_empty_file_is_refused(video_path: Path) -> None:
 # Latent actions
 
 
+def test_a_fingerprint_follows_the_video_and_neither_its_labels_nor_its_place(tmp_path: Path) -> None:
+    def fingerprint(path: Path) -> str:
+        with VideoFile(path) as video:
+            return video.fingerprint()
+
+    path = write_episodes(tmp_path / "a.h5", [5, 3])
+    first = fingerprint(path)
+    write_latent_actions(path, np.array([0, 1, 2, 3, -1, 4, 5, -1]), labeller="test")
+    assert fingerprint(path) == fingerprint(path.rename(tmp_path / "b.h5")) == first
+    assert fingerprint(write_episodes(path, [3, 5])) != first
+    with VideoWriter(path, frame_shape=FRAME_SHAPE) as writer:
+        for length in (5, 3):
+            writer.append(np.zeros((length, *FRAME_SHAPE), np.uint8))
+    assert fingerprint(path) != first
+
+
 def test_latent_actions_are_added_and_replaced(video_path: Path) -> None:
     first, second = end_markers([5, 2, 21], 3), end_markers([5, 2, 21], 7)
     with VideoFile(video_path) as video:

@@ -75,8 +75,8 @@ class ClipSampler:
         self._first_start = self._last_start - num_starts
         self._generator = np.random.default_rng(seed)
         digest = sha256(self._last_start.tobytes())
-        for file in files:  # the first frame tells videos of equally long episodes apart
-            digest.update(file.frames[0].tobytes())
+        for file in files:
+            digest.update(file.fingerprint().encode())
         self._videos = digest.hexdigest()[:16]
 
     def __iter__(self) -> Iterator[ClipBatch]:

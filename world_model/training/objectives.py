@@ -52,7 +52,11 @@ def dynamics_objective(
 
     `max_corruption`: see `corrupt_tokens`; the tokens to predict stay the original ones. `commitment_weight` is that of the VQ losses
     beside the cross-entropy in "through_dynamics".
+
+    Raises ValueError for a `max_corruption` that is no share.
     """
+    if not 0 <= max_corruption <= 1:
+        raise ValueError(f"max_corruption is {max_corruption}; give a share of the tokens, 0 to 1")
     learning = [genie.dynamics, *([genie.latent_action_model] if latent_actions != "frozen" else [])]
     genie.requires_grad_(False)
     for part in learning:
