@@ -31,7 +31,7 @@ from torch import Tensor
 from tqdm import tqdm
 from world_videos import MIXED, Source, check_frame_shape, open_all
 
-from genie_agents.coinrun import MAX_EPISODE_STEPS, TEST_LEVELS, VALIDATION_LEVELS
+from genie_agents.coinrun import FRAME_SHAPE, MAX_EPISODE_STEPS, TEST_LEVELS, VALIDATION_LEVELS
 from genie_agents.demonstrations import open_videos
 from genie_agents.experts.players import RANDOM_PLAYERS
 from world_model import Genie, LatentActionLabeller, Rollout, VideoTokenizerConfig
@@ -103,9 +103,7 @@ def long_episodes(settings: Settings, tokenizer: VideoTokenizerConfig) -> dict[S
     """Real frames (worlds, T, H, W, C) of each source: the beginnings of the first episodes that last as long as the longest rollout."""
     num_frames, found = max(settings.lengths), {}
     for path in settings.data:
-        files = open_all([path])
-        check_frame_shape(files, tokenizer)
-        beginnings = [frames for file in files for frames in long_beginnings(file, num_frames)][: settings.worlds]
+        beginnings = [frames for file in open_all([path], tokenizer) for frames in long_beginnings(file, num_frames)][: settings.worlds]
         if len(beginnings) < settings.worlds:
             raise SystemExit(
                 f"{path} has {len(beginnings)} episodes of {num_frames} frames or more, not {settings.worlds}: lower --worlds or --lengths"
@@ -113,6 +111,7 @@ def long_episodes(settings: Settings, tokenizer: VideoTokenizerConfig) -> dict[S
         found[(str(path),)] = np.stack(beginnings)
     if found:
         return found
+    check_frame_shape("CoinRun", FRAME_SHAPE, tokenizer)
     name, levels = ("test", TEST_LEVELS) if settings.test else ("validation", VALIDATION_LEVELS)
     share = len(levels) // len(RANDOM_PLAYERS)
     return {

@@ -22,7 +22,7 @@ from report import markdown_table, write_results
 from run_cache import RunCache
 from torch import Tensor
 from tqdm import tqdm
-from world_videos import Source, check_frame_shape, videos_to_judge_on
+from world_videos import Source, videos_to_judge_on
 
 from genie_agents.demonstrations import find_player
 from genie_agents.experts.view import SIGHT
@@ -181,12 +181,12 @@ def main() -> None:
     videos = videos_to_judge_on(
         RunCache(settings.runs),
         settings.data,
+        genie,
         levels=settings.levels,
         test=settings.test,
         difficulties=settings.difficulties,
         seed=settings.seed,
     )
-    check_frame_shape([file for files in videos.values() for file in files], genie.config.tokenizer)
     found = measure_sources(genie, videos, settings)
     write_results(settings.output, settings, {"figures": found})
     print(f"{as_table(found, settings.frames)}\n\nall figures are in {settings.output / 'results.json'}")

@@ -23,7 +23,7 @@ from pictures import film_strips, save
 from PIL import Image
 from run_cache import RunCache
 from tqdm import trange
-from world_videos import check_frame_shape, videos_to_judge_on
+from world_videos import videos_to_judge_on
 
 from world_model import Genie, Rollout
 from world_model.data import ClipSampler
@@ -76,8 +76,7 @@ def action_rows(genie: Genie, prompt: torch.Tensor, repeats: int, seed: int) -> 
 def clip_rows(genie: Genie, settings: Settings) -> list[tuple[str, torch.Tensor]]:
     """Rows for a clip of each source's videos: the real one, what the tokenizer makes of it, what the world makes of it."""
     cache, difficulties, seed = RunCache(settings.runs), settings.difficulties, settings.seed
-    videos = videos_to_judge_on(cache, settings.data, levels=settings.levels, test=False, difficulties=difficulties, seed=seed)
-    check_frame_shape([file for files in videos.values() for file in files], genie.config.tokenizer)
+    videos = videos_to_judge_on(cache, settings.data, genie, levels=settings.levels, test=False, difficulties=difficulties, seed=seed)
     samplers = [ClipSampler(files, clip_length=CLIP_FRAMES, batch_size=1, seed=seed) for files in videos.values()]
     real = torch.from_numpy(np.concatenate([next(sampler).frames for sampler in samplers]))
     drawn, _, imagined = redraw_and_imagine(genie, real, seed=seed)

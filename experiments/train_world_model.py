@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,10 +60,8 @@ class Training:
         if settings.tokenizer_from is not None:
             given["tokenizer"] = VideoTokenizer.from_pretrained(settings.tokenizer_from).config
         self.config = dataclasses.replace(settings.model, num_prompts=NUM_PROMPTS, **given)
-        tokenizer = self.config.tokenizer
-        if not settings.data and (tokenizer.image_height, tokenizer.image_width, tokenizer.channels) != FRAME_SHAPE:
-            shape = (tokenizer.image_height, tokenizer.image_width, tokenizer.channels)
-            raise SystemExit(f"frames of {settings.game} are {FRAME_SHAPE} and the model's {shape}: give videos of that shape by --data")
+        if not settings.data:
+            check_frame_shape(settings.game, FRAME_SHAPE, self.config.tokenizer)
         if settings.tensorboard:
             find_tensorboard()
         self.beginning = None if settings.start_from is None else Genie.from_pretrained(settings.start_from)
@@ -90,12 +88,7 @@ class Training:
 
     @cached_property
     def files(self) -> list[VideoFile]:
-        return self.open(self.sources)
-
-    def open(self, sources: Sequence[Path]) -> list[VideoFile]:
-        files = open_all(sources)
-        check_frame_shape(files, self.config.tokenizer)
-        return files
+        return open_all(self.sources, self.config.tokenizer)
 
     @cached_property
     def validation_clips(self) -> ClipBatch | None:
@@ -109,8 +102,8 @@ class Training:
         if not sources:
             with self.fabric.rank_zero_first():
                 sources = self.game_videos("validation", VALIDATION_LEVELS[: max(4, min(100, settings.levels // 10))])
-        clip_length = settings.dynamics.clip_length
-        return next(ClipSampler(self.open(sources), clip_length=clip_length, batch_size=VALIDATION_CLIPS, seed=settings.seed))
+        files, clip_length = open_all(sources, self.config.tokenizer), settings.dynamics.clip_length
+        return next(ClipSampler(files, clip_length=clip_length, batch_size=VALIDATION_CLIPS, seed=settings.seed))
 
     # Training
 

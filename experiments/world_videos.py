@@ -9,9 +9,9 @@ from pathlib import Path
 from recording import record
 from run_cache import RunCache
 
-from genie_agents.coinrun import TEST_LEVELS, VALIDATION_LEVELS
+from genie_agents.coinrun import FRAME_SHAPE, TEST_LEVELS, VALIDATION_LEVELS
 from genie_agents.demonstrations import RecordingConfig, open_videos
-from world_model import VideoTokenizerConfig
+from world_model import Genie, VideoTokenizerConfig
 from world_model.data import VideoFile
 
 Source = tuple[str, ...]
@@ -51,31 +51,31 @@ def videos_by_source(cache: RunCache, name: str, levels: range, *, game: str, di
 
 
 def videos_to_judge_on(
-    cache: RunCache, data: Sequence[Path], *, levels: int, test: bool, difficulties: Sequence[str], seed: int
+    cache: RunCache, data: Sequence[Path], genie: Genie, *, levels: int, test: bool, difficulties: Sequence[str], seed: int
 ) -> dict[Source, list[VideoFile]]:
     """The videos of each source: each file, or folder of files, in `data`, or without any what is played of CoinRun's validation levels
-    or test levels."""
+    or test levels. Ends the program where their frames are not the model's."""
     if data:
-        return {(str(path),): open_all([path]) for path in data}
+        return {(str(path),): open_all([path], genie.config.tokenizer) for path in data}
+    check_frame_shape("CoinRun", FRAME_SHAPE, genie.config.tokenizer)
     name, seeds = ("test", TEST_LEVELS) if test else ("validation", VALIDATION_LEVELS)
     folders = videos_by_source(cache, name, seeds[:levels], game="coinrun", difficulties=difficulties, seed=seed)
     return {source: open_videos(folder) for source, folder in folders.items()}
 
 
-def open_all(paths: Sequence[Path]) -> list[VideoFile]:
-    """All videos of files and folders of files."""
-    return [file for path in paths for file in (open_videos(path) if path.is_dir() else [VideoFile(path)])]
-
-
-def check_frame_shape(files: Sequence[VideoFile], tokenizer: VideoTokenizerConfig) -> None:
-    """Ends the program where frames are not the model's."""
-    expected = (tokenizer.image_height, tokenizer.image_width, tokenizer.channels)
+def open_all(paths: Sequence[Path], tokenizer: VideoTokenizerConfig) -> list[VideoFile]:
+    """All videos of files and folders of files. Ends the program where their frames are not the model's."""
+    files = [file for path in paths for file in (open_videos(path) if path.is_dir() else [VideoFile(path)])]
     for file in files:
-        if file.frame_shape != expected:
-            raise SystemExit(
-                f"frames of {file.path} are {file.frame_shape} and the model's {expected}: resize them, or take other videos or another "
-                "model"
-            )
+        check_frame_shape(file.path, file.frame_shape, tokenizer)
+    return files
+
+
+def check_frame_shape(source: str | Path, shape: tuple[int, int, int], tokenizer: VideoTokenizerConfig) -> None:
+    """Ends the program where the frames of a source are not the model's."""
+    expected = (tokenizer.image_height, tokenizer.image_width, tokenizer.channels)
+    if shape != expected:
+        raise SystemExit(f"frames of {source} are {shape} and the model's {expected}: give videos of that shape by --data")
 
 
 def mixed_videos(cache: RunCache, name: str, levels: range, *, game: str, difficulties: Sequence[str], seed: int) -> list[Path]:

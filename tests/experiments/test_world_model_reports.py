@@ -144,8 +144,9 @@ def test_a_world_of_ones_own_videos_is_judged_and_shown_on_videos(script, leaves
     assert (tmp_path / "out" / leaves).stat().st_size > 1000 and not (tmp_path / "runs").exists()
     if name != "show_world.py":
         assert f"| {tmp_path / 'a.h5'} | " in result.stdout and "comes into sight" not in result.stdout
-    other = run(*common, tmp_path / "other.h5")
-    assert other.returncode != 0 and "other.h5 are (64, 64, 3) and the model's (32, 32, 3)" in other.stderr
+    for source, arguments in (("other.h5", [tmp_path / "other.h5"]), ("CoinRun", [])):
+        other = run(*common, *arguments)
+        assert other.returncode != 0 and f"{source} are (64, 64, 3) and the model's (32, 32, 3)" in other.stderr
 
 
 def test_a_perfect_rollout_reaches_what_the_redrawn_frames_reach():
