@@ -89,7 +89,7 @@ class Settings(LatentActionSettings):
     """Options of the study; the defaults are those of the chosen preset. One policy is cloned from the videos of all difficulties."""
 
     preset: Literal["demo", "paper", "smoke"] = "demo"
-    """demo: an hour on one CPU core; paper: the full protocol, for a GPU or a night; smoke: seconds, for tests"""
+    """demo: an hour on one CPU core; paper: the full protocol, for a GPU; smoke: seconds, for tests"""
     output: Path = Path("runs/bc_coinrun/demo")
     """folder for results.csv, summary.json, level_solve.png and agent.gif"""
 
@@ -141,7 +141,7 @@ class Settings(LatentActionSettings):
     relabelled_samples: tuple[int, ...] = (200,)
     """the same for agents whose videos are relabelled: each number takes a cloning of its own"""
     seeds: int = 5
-    """seeds: each plays other levels and draws other labelled samples"""
+    """seeds: each plays other levels; those of N-label BC and of agents cloned on latent actions draw other labelled samples too"""
     evaluation_levels: int = 100
     """held-out levels played per seed"""
     max_steps: int = 1000

@@ -30,7 +30,7 @@ class Settings:
 
     preset: str = "coinrun-small"
     """tiny: for --data of 32 x 32; coinrun-small: real time on 2 cores; coinrun-base: for a GPU; coinrun-paper: Appendix F; platformers:
-    10.7 billion weights, for --data of 160 x 96; platformers-41M ... platformers-2.7B: the same with the dynamics models of table 10"""
+    10.2 billion weights, for --data of 160 x 96; platformers-41M ... platformers-2.7B: the same with the dynamics models of table 10"""
     output: Path = Path("runs/world_model/coinrun-small")
     """folder for the trained world"""
     runs: Path = Path("runs/world_model/stages")

@@ -1,4 +1,4 @@
-"""Configurations of Genie by name, from one for tests to the paper's 10.7 billion parameters.
+"""Configurations of Genie by name, from one for tests to the paper's largest, here of 10.2 billion parameters (10.7 there).
 
 What the paper leaves open: how wide the feed-forward layers are and how many heads of keys and values there are. One choice meets the
 parameter count it gives for the tokenizer and for all eight dynamics models within 5 %: multi-query attention (one head of keys and
