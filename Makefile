@@ -22,8 +22,9 @@ types: .venv/installed-test
 imports: .venv/installed-test
 	$(BIN)/lint-imports
 
+# A process a core, of one thread each: on models as small as the tests', threads mostly wait for each other.
 pytest: .venv/installed-test
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
