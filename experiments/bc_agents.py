@@ -88,6 +88,7 @@ class Agents:
         """The keys (N,) that the mapping of an agent makes of latent actions (N,) and of features (N, D) of the frames in a row; on the
         last frame of an episode, from which no transition leads, any."""
         recipe = RECIPES[name]
+        latent_actions = np.maximum(latent_actions, 0)  # an episode's last frame has -1
         if recipe.mapping == "dictionary":
             return self.dictionary(difficulty, seed, count).predict(latent_actions)
         if recipe.order == "clone_then_map":

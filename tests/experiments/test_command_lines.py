@@ -145,7 +145,7 @@ def test_a_name_that_is_none_is_refused_before_anything_is_recorded(tmp_path):
         with pytest.raises(FileNotFoundError, match=message):
             Study(Settings(runs=tmp_path, **changes))
     with pytest.raises(FileNotFoundError, match="a model that ships"):
-        Training(dataclasses.replace(WORLD_PRESETS["tiny"], runs=tmp_path, start_from="coinrun-smal"))
+        Training(dataclasses.replace(WORLD_PRESETS["coinrun-small"], runs=tmp_path, start_from="coinrun-smal"))
     assert not list(tmp_path.iterdir())
 
 
