@@ -57,6 +57,7 @@ def test_a_world_is_trained_from_videos_in_one_command_that_goes_on_where_it_sto
     write_latent_actions(tmp_path / "a.h5", labels, labeller="anyone")  # labels are not what is learned from
     assert run("train_world_model.py", *arguments).returncode == 0
     assert (dynamics / "model.safetensors").stat().st_mtime_ns == before, "a finished stage was built again"
+    assert list((tmp_path / "runs").glob("dynamics-joint-*")) == [dynamics], "labels in the data, and a stage was built for other data"
 
     world = tmp_path / "world"
     parts = ["--tokenizer-from", world, "--lam", world, "--latent-action-training", "frozen", "--start-from", world]

@@ -275,9 +275,6 @@ def test_empty_file_is_refused(video_path: Path) -> None:
         VideoFile(video_path)
 
 
-# Latent actions
-
-
 def test_a_fingerprint_follows_the_video_and_neither_its_labels_nor_its_place(tmp_path: Path) -> None:
     def fingerprint(path: Path) -> str:
         with VideoFile(path) as video:
@@ -292,6 +289,9 @@ def test_a_fingerprint_follows_the_video_and_neither_its_labels_nor_its_place(tm
         for length in (5, 3):
             writer.append(np.zeros((length, *FRAME_SHAPE), np.uint8))
     assert fingerprint(path) != first
+
+
+# Latent actions
 
 
 def test_latent_actions_are_added_and_replaced(video_path: Path) -> None:
