@@ -194,19 +194,28 @@ class Agents:
 
         return self.cache.stage(f"clone-{name}-seed{seed}", about, sources, build)
 
-    def n_label_policy(self, difficulty: str, seed: int, count: int) -> Policy:
+    def n_label_policy(self, difficulty: str, seed: int, count: int) -> Path:
         """The same network cloned on the labelled samples alone; no other true action is seen, not even as a previous one."""
-        samples = self.videos.labelled_samples(difficulty, seed, count)
-        known = {d: np.full_like(actions, -1) for d, actions in self.videos.true_actions.items()}
-        known[difficulty][samples] = self.videos.true_actions[difficulty][samples]
-        return self.clone(
-            known,
-            NUM_ACTIONS,
-            self.settings.n_label_cloning,
-            samples={difficulty: samples},
-            batch_size=self.settings.n_label_batch_size,
-            seed=seed,
-        )
+        settings, videos = self.settings, self.videos
+        about = {"seed": seed, "labelled_samples": count, "batch_size": settings.n_label_batch_size, "balance": settings.label_balance}
+        about |= {name: dataclasses.asdict(getattr(settings, name)) for name in ("policy", "n_label_cloning")}
+
+        def build(folder: Path) -> None:
+            samples = videos.labelled_samples(difficulty, seed, count)
+            known = {d: np.full_like(actions, -1) for d, actions in videos.true_actions.items()}
+            known[difficulty][samples] = videos.true_actions[difficulty][samples]
+            policy = self.clone(
+                known,
+                NUM_ACTIONS,
+                settings.n_label_cloning,
+                samples={difficulty: samples},
+                batch_size=settings.n_label_batch_size,
+                seed=seed,
+                title=f"clone n_label_bc-{count}, {difficulty}, seed {seed}",
+            )
+            policy.save_pretrained(folder)
+
+        return self.cache.stage(f"clone-n_label_bc-{count}-{difficulty}-seed{seed}", about, [videos.labels(difficulty)], build)
 
     # Who plays
 
@@ -217,26 +226,30 @@ class Agents:
         relabelled = name in RECIPES and RECIPES[name].order == "map_then_clone"
         return self.settings.relabelled_samples if relabelled else self.settings.labelled_samples
 
-    def policies(self, name: str) -> dict[tuple[int, int], Path]:
-        """The policy of an agent for each seed and number of labelled samples."""
-        settings = self.settings
-        if name not in RECIPES and name != "oracle":
-            return {}
-        return {
-            (seed, count): self.policy(name, seed if settings.policy_per_seed else settings.seed, count)
-            for count in self.counts(name)
-            for seed in range(settings.seeds)
-        }
+    def training_seed(self, seed: int) -> int:
+        """The seed that the policy was cloned with which plays as `seed`."""
+        return seed if self.settings.policy_per_seed else self.settings.seed
+
+    def mapping_seed(self, name: str) -> int:
+        """The seed that chooses the labelled samples of an agent that plays as seed 0."""
+        return 0 if RECIPES[name].order == "clone_then_map" else self.training_seed(0)
+
+    def policies(self, name: str, difficulty: str) -> dict[tuple[int, int], Path]:
+        """The policy of an agent that plays a difficulty for each seed and number of labelled samples."""
+        places = [(seed, count) for count in self.counts(name) for seed in range(self.settings.seeds)]
+        if name == "n_label_bc":
+            return {(seed, count): self.n_label_policy(difficulty, seed, count) for seed, count in places}
+        if name in RECIPES or name == "oracle":
+            return {(seed, count): self.policy(name, self.training_seed(seed), count) for seed, count in places}
+        return {}
 
     def make(self, name: str, difficulty: str, seed: int, count: int, policies: dict[tuple[int, int], Path]) -> Agent:
-        """An agent by name, with the mapping that `count` labelled samples give it; `policies` are those of the name."""
+        """An agent by name, with the mapping that `count` labelled samples give it; `policies` are those of the name and difficulty."""
         if name == "random":
             return RandomAgent()
         if name == "constant_right_up":
             return ConstantAgent(RIGHT_UP)
-        if name == "n_label_bc":
-            return ClonedAgent(self.n_label_policy(difficulty, seed, count), temperature=self.settings.n_label_temperature)
-        temperature = self.settings.temperature
+        temperature = self.settings.n_label_temperature if name == "n_label_bc" else self.settings.temperature
         policy = Policy.from_pretrained(policies[seed, count], device=self.device)
         recipe = RECIPES.get(name)
         if recipe is None or recipe.order == "map_then_clone":

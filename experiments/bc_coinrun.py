@@ -77,7 +77,7 @@ class Study:
 
     def results(self, name: str, difficulty: str) -> Path:
         """Play held-out levels: rows.csv has a row for each seed and number of labelled samples, written as they come."""
-        settings, policies = self.settings, self.agents.policies(name)
+        settings, policies = self.settings, self.agents.policies(name, difficulty)
 
         def build(folder: Path) -> None:
             path = folder / "rows.csv"
@@ -88,17 +88,15 @@ class Study:
                 with path.open("a", newline="") as file:
                     csv.writer(file).writerow([name, difficulty, count or "", seed, len(solved), int(solved.sum())])
 
-        about = {name: getattr(settings, name) for name in ("seeds", "seed", "evaluation_levels", "max_steps", "temperature")}
+        about = {name: getattr(settings, name) for name in ("seeds", "evaluation_levels", "max_steps")}
         about |= {"first_level": self.evaluation_levels[0], "labelled_samples": self.agents.counts(name)}
-        below = list(dict.fromkeys(policies.values()))
+        if policies:
+            about |= {"seed": settings.seed, "temperature": settings.temperature}
         if name in RECIPES:
             about |= {"recipe": dataclasses.asdict(RECIPES[name])}
         if name == "n_label_bc":
-            below = [self.videos.labels(d) for d in settings.difficulties]
-            about |= {n: dataclasses.asdict(getattr(settings, n)) for n in ("policy", "n_label_cloning")}
-            about |= {n: getattr(settings, n) for n in ("n_label_batch_size", "label_balance")}
             about["temperature"] = settings.n_label_temperature
-        return self.cache.stage(f"play-{name}-{difficulty}", about, below, build)
+        return self.cache.stage(f"play-{name}-{difficulty}", about, list(dict.fromkeys(policies.values())), build)
 
     # Fine-tuning by reward
 
@@ -131,7 +129,7 @@ class Study:
 
     def cloned(self, start: str) -> list[Path]:
         """The policy from which fine-tuning starts, if any."""
-        return [] if start == "nothing" else [self.agents.policy(start, self.settings.seed, max(self.agents.counts(start)))]
+        return [] if start == "nothing" else [self.agents.policy(start, self.agents.training_seed(0), max(self.agents.counts(start)))]
 
     def finetune(self, start: str, difficulty: str, folder: Path) -> Agent:
         """The agent that is fine-tuned in `folder`; no step is taken where that is finished."""
@@ -139,7 +137,7 @@ class Study:
 
         settings, cloned, mapping = self.settings, self.cloned(start), None
         if start == "genie_lam":
-            mapping = self.agents.dictionary(difficulty, settings.seed, max(self.agents.counts(start)))
+            mapping = self.agents.dictionary(difficulty, 0, max(self.agents.counts(start)))
         if cloned:
             policy = Policy.from_pretrained(cloned[0])
         else:
@@ -184,7 +182,7 @@ class Study:
             return label_report(labels, *known_actions(files), num_codes=labeller.num_codes)
         features = np.concatenate([features for _, features in described])
         named = {
-            f"{name}, {count}": self.agents.name_keys(name, difficulty, settings.seed, count, labels, features)
+            f"{name}, {count}": self.agents.name_keys(name, difficulty, self.agents.mapping_seed(name), count, labels, features)
             for name in settings.agents
             if name in RECIPES
             for count in self.agents.counts(name)
@@ -207,7 +205,7 @@ class Study:
             plot_finetuning({key: folder / "returns.csv" for key, folder in finetuned.items()}, settings.output / "finetuning.png")
         name = next((name for name in settings.agents if name in RECIPES), settings.agents[0])
         difficulty, count = settings.difficulties[0], max(self.agents.counts(name))
-        agent = self.agents.make(name, difficulty, 0, count, self.agents.policies(name))
+        agent = self.agents.make(name, difficulty, 0, count, self.agents.policies(name, difficulty))
         film(agent, self.evaluation_levels[:4], difficulty, settings.output / "agent.gif")
         reports = {d: self.label_report(self.videos.labeller, d) for d in settings.difficulties}
         write_summary(settings.output, settings, self.cache.seconds, self.videos.labeller.identity, reports, read_results([results]))

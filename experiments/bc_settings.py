@@ -6,7 +6,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from genie_agents.coinrun import DEMONSTRATION_LEVELS, DIFFICULTIES, GAMES, SHORTEST_JUMP, TEST_LEVELS, WORLD_MODEL_LEVELS
+from genie_agents.coinrun import DEMONSTRATION_LEVELS, DIFFICULTIES, FRAME_SHAPE, GAMES, SHORTEST_JUMP, TEST_LEVELS, WORLD_MODEL_LEVELS
+from genie_agents.demonstrations import RecordingConfig
 from genie_agents.policy import PolicyConfig
 from world_model import LatentActionConfig
 from world_model.training import TrainingConfig
@@ -77,6 +78,13 @@ class LatentActionSettings:
             raise ValueError(f"lam_levels is {self.lam_levels}; record from 4 to {len(WORLD_MODEL_LEVELS)}")
         if not self.lam_games or set(self.lam_games) - set(GAMES):
             raise ValueError(f"lam_games is {' '.join(self.lam_games) or 'empty'}; choose one or more of {', '.join(GAMES)}")
+        if self.lam_clip_length < 2 or self.lam_batch_size < 2 or self.lam_labels < 0:
+            raise ValueError(
+                f"lam_clip_length is {self.lam_clip_length}, lam_batch_size {self.lam_batch_size} and lam_labels {self.lam_labels}; "
+                "choose clips of 2 frames or more, batches of 2 clips or more, and 0 labels or more"
+            )
+        if (self.lam_model.image_height, self.lam_model.image_width, self.lam_model.channels) != FRAME_SHAPE:
+            raise ValueError(f"lam_model takes frames of another shape than the games', {FRAME_SHAPE}: leave its size out")
         if not self.difficulties:
             raise ValueError("difficulties is empty; choose easy, hard or both")
         check_distinct(self, "difficulties", "lam_games")
@@ -105,7 +113,7 @@ class Settings(LatentActionSettings):
     """chance per step on the ground that random actions disturb the expert, off camera; the video goes on where it recovers"""
     proxy: Path | None = None
     """folder of a policy cloned before (a stage clone-...): nine levels in ten are cut to what it is unsure of, so that many more fit in
-    memory"""
+    memory. A cloned oracle has seen all true actions: let it choose for oracles alone"""
 
     lam: str = "lam-platformers"
     """latent action model that labels: lam-platformers, which never saw CoinRun, coinrun-small, or the folder of one or of a world"""
@@ -120,7 +128,8 @@ class Settings(LatentActionSettings):
     uncertainty_sampling: bool = True
     """draw frames for cloning less often where a small network foretells their label from what the latent action model saw so far"""
     relabelling_confidence: float = 0.9
-    """drop frames of whose key relabelling by features is less sure than this, though at most a fifth of a key's; 0 drops none"""
+    """drop frames of whose key relabelling by features is less sure than this, though at most a fifth of a key's; 0 drops none. A take-off
+    of which it is less sure is none for airborne_frames"""
     airborne_frames: int = 4
     """of so many frames after a take-off relabelling tells the direction alone, as UP does nothing there and its label is noise"""
     n_label_cloning: TrainingConfig = TrainingConfig(steps=120)
@@ -169,6 +178,14 @@ class Settings(LatentActionSettings):
             raise ValueError(f"policy.image_size is {self.policy.image_size}, and CoinRun's pictures have 64 pixels: leave it out")
         if not self.agents:
             raise ValueError("agents is empty; choose at least one")
+        if self.finetune_steps < 0 or self.finetune_learning_rate <= 0:
+            raise ValueError(
+                f"finetune_steps is {self.finetune_steps} and finetune_learning_rate {self.finetune_learning_rate}; "
+                "choose 0 steps or more, and a rate above 0"
+            )
+        RecordingConfig(noise=self.noise)
+        if self.train_lam and self.lam != "lam-platformers":
+            raise ValueError(f"lam is {self.lam}, and --train-lam trains another model: leave out one of them")
         if not self.train_lam and (self.lam_games != ("coinrun",) or self.lam_labels):
             raise ValueError("lam_games and lam_labels are for a latent action model trained anew; add --train-lam")
         if self.finetune_steps and self.policy.architecture == "st_vivit":

@@ -23,6 +23,7 @@ from genie_agents.experts.players import identify_expert
 from genie_agents.selection import Proxy
 from world_model import LatentActionLabeller
 from world_model.data import VideoFile
+from world_model.files import replace_when_written
 from world_model.serialization import find_model
 from world_model.training import LabelledTransitions, train_latent_action_model
 
@@ -56,7 +57,8 @@ class LabelledVideos:
 
     def latent_action_videos(self) -> list[Path]:
         """Videos of levels that cloning never sees. CoinRun: the noisy planner shows the game, random play what else the keys do. Other
-        games have no planner: there keys are held at random, for a short or a long time."""
+        games have no planner: there keys are held at random, for a short or a long time. All are disturbed on camera: a random key in
+        one of ten steps (on the ground, in CoinRun) for one step or two, and one in five take-offs put off."""
         settings, folders = self.settings, []
         levels = WORLD_MODEL_LEVELS[: settings.lam_levels]
         random_levels = settings.lam_levels // 4
@@ -110,16 +112,20 @@ class LabelledVideos:
         source = self.demonstrations(difficulty)
 
         def build(folder: Path) -> None:
-            labels, features, files = [], [], open_videos(source)
+            files = open_videos(source)
+            parts = [folder / f"{file.path.stem}.npz" for file in files]  # an interrupted stage goes on with the next file
             frames = sum(file.num_frames for file in files)
             with tqdm(total=frames, desc=f"labels-{difficulty}", unit="frame", dynamic_ncols=True) as bar:
-                for file in files:
-                    described = self.labeller.describe(file)
-                    labels.append(described.latent_actions)
-                    features.append(described.features.astype(np.float16))
+                for file, path in zip(files, parts, strict=True):
+                    if not path.exists():
+                        labels, features = self.labeller.describe(file)
+                        with replace_when_written(path) as temporary, temporary.open("wb") as part:
+                            np.savez(part, labels=labels, features=features.astype(np.float16))
                     bar.update(file.num_frames)
-            np.save(folder / "labels.npy", np.concatenate(labels))
-            np.save(folder / "features.npy", np.concatenate(features))
+            for name in ("labels", "features"):
+                np.save(folder / f"{name}.npy", np.concatenate([np.load(path)[name] for path in parts]))
+            for path in parts:
+                path.unlink()
 
         return self.cache.stage(f"labels-{difficulty}", {"labeller": self.labeller.identity, "with": "features"}, [source], build)
 
@@ -190,6 +196,8 @@ class LabelledVideos:
         that is met the following frames are asked for, until the common direction is back: held on, a key does not look as when just
         pressed, and of what was never met the layer has no doubts. It does not ask about keys for up and down, which do nothing in the air.
         """
+        if count > POOL:
+            raise ValueError(f"{count} labelled samples were asked for, and of a mapping that reads features at most {POOL} are")
         if len(self._questioned.get((difficulty, seed), ())) < count:
             keys, usable = self.true_actions[difficulty], self.usable(difficulty)
             directions = AIRBORNE_ALIASES[keys]

@@ -17,6 +17,7 @@ import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -103,7 +104,8 @@ def long_episodes(settings: Settings, tokenizer: VideoTokenizerConfig) -> dict[S
     """Real frames (worlds, T, H, W, C) of each source: the beginnings of the first episodes that last as long as the longest rollout."""
     num_frames, found = max(settings.lengths), {}
     for path in settings.data:
-        beginnings = [frames for file in open_all([path], tokenizer) for frames in long_beginnings(file, num_frames)][: settings.worlds]
+        files = open_all([path], tokenizer)
+        beginnings = list(islice((frames for file in files for frames in long_beginnings(file, num_frames)), settings.worlds))
         if len(beginnings) < settings.worlds:
             raise SystemExit(
                 f"{path} has {len(beginnings)} episodes of {num_frames} frames or more, not {settings.worlds}: lower --worlds or --lengths"
@@ -242,7 +244,7 @@ def plot(found: Found, lengths: tuple[int, ...], real: Videos, imagined: Videos,
         for row, (whose, videos) in zip(axes, (("real", real), ("imagined", imagined)), strict=True):
             row[0].set_ylabel(whose, fontsize=8)
             for axis, length in zip(row, (1, *sorted(lengths)), strict=True):
-                axis.imshow(videos.frames[world, length - 1].numpy())
+                axis.imshow(videos.frames[world, length - 1].numpy(), cmap="gray", vmin=0, vmax=255)  # a map of grey levels alone
                 axis.set_xlabel(f"frame {length}", fontsize=7)
                 axis.set_xticks([])
                 axis.set_yticks([])

@@ -26,7 +26,7 @@ from run_cache import RunCache
 from world_videos import mixed_videos
 
 from genie_agents.cloning import Videos
-from genie_agents.coinrun import DIFFICULTIES, GROUND_ALIASES, NUM_ACTIONS, TEST_LEVELS, VALIDATION_LEVELS, WORLD_MODEL_LEVELS
+from genie_agents.coinrun import DIFFICULTIES, FRAME_SHAPE, GROUND_ALIASES, NUM_ACTIONS, TEST_LEVELS, VALIDATION_LEVELS, WORLD_MODEL_LEVELS
 from genie_agents.demonstrations import open_videos
 from genie_agents.inverse_dynamics import infer_actions, train_inverse_dynamics
 from genie_agents.policy import Policy
@@ -169,6 +169,9 @@ def main() -> None:
         raise SystemExit(f"--write-meanings: {settings.model} is no world; give the folder of a Genie, or leave the option out")
     tune_cpu()
     labeller = LatentActionLabeller.from_pretrained(settings.model)
+    config = labeller.model.config
+    if (shape := (config.image_height, config.image_width, config.channels)) != FRAME_SHAPE:
+        raise SystemExit(f"--model: {settings.model} takes frames {shape}, and CoinRun's, whose keys are known, are {FRAME_SHAPE}")
     reports = Study(settings).reports(labeller)
     codes = [report["latent_actions"] for report in reports.values()]
     on_ground, in_air = (pool([report[place] for report in codes]) for place in ("keys_on_ground", "keys_in_air"))

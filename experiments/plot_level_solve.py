@@ -45,9 +45,10 @@ def read_results(paths: list[Path]) -> Percents:
     """Percent solved per seed, by agent, difficulty and number of labelled samples (0 where that does not apply).
 
     Raises:
-        FileNotFoundError, ValueError: a path that does not exist, or is no results.csv.
+        FileNotFoundError, ValueError: a path that does not exist, or is no results.csv, or tells of what another one has told already: a
+            seed plays the same levels in every run, so that it is no further one.
     """
-    percents: Percents = defaultdict(list)
+    percents, seen = defaultdict(list), set()
     for path in paths:
         if not path.is_file():
             raise FileNotFoundError(f"{path} does not exist; give the results.csv of a finished run")
@@ -57,6 +58,9 @@ def read_results(paths: list[Path]) -> Percents:
                 raise ValueError(f"{path} is no results.csv of bc_coinrun.py: its columns are {rows.fieldnames}, not {COLUMNS}")
             for row in rows:
                 key = (row["agent"], row["difficulty"], int(row["labelled_samples"] or 0))
+                if (*key, row["seed"]) in seen:
+                    raise ValueError(f"{path}: {row['agent']} on {row['difficulty']} levels, seed {row['seed']}, was in another run or row")
+                seen.add((*key, row["seed"]))
                 percents[key].append(100 * int(row["levels_solved"]) / int(row["levels"]))
     return percents
 
@@ -121,10 +125,10 @@ def draw_curve(axis: Axes, percents: Percents, agent: str, difficulty: str, labe
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Draw percent of levels solved over labelled samples; several runs are pooled as further seeds."""
+    """Draw percent of levels solved over labelled samples, of the agents of several runs together."""
 
     results: tyro.conf.Positional[tuple[Path, ...]]
-    """results.csv of one or several runs"""
+    """results.csv of one or several runs, of other agents each"""
     others: dict[str, Path] = field(default_factory=dict)
     """a name and the results.csv of a run with another latent action model, whose Genie agents are drawn beside the first"""
     output: Path = Path("level_solve.png")

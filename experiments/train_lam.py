@@ -47,7 +47,8 @@ def card(settings: CardSettings, reports: dict[str, dict[str, Any]], seconds: di
         f"# A latent action model of {', '.join(settings.lam_games)}",
         "",
         f"- Data: {', '.join(settings.lam_games)}, {' and '.join(settings.difficulties)}, levels 0 to {settings.lam_levels - 1}: a quarter",
-        "  played at random, the rest by CoinRun's planner with 10 % noise or, in other games, with keys held for long;",
+        "  played at random, the rest by CoinRun's planner or, in other games, with keys held for long; all disturbed, by a random key in",
+        "  one of ten steps (on the ground, in CoinRun) and by late take-offs;",
         f"  frames only, but for the true actions of {settings.lam_labels} transitions.",
         f"- Command: `python {' '.join(map(shlex.quote, sys.argv))}`",
         f"- Training: {settings.lam_training.steps} steps of {settings.lam_batch_size} clips of {settings.lam_clip_length} frames, rate "

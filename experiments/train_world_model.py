@@ -1,7 +1,7 @@
 """Train a playable world from videos without actions: tokenizer, latent action model and dynamics model, in order (Genie, section 2.1).
 
     python experiments/train_world_model.py                                   # coinrun-small, on videos that the game makes
-    python experiments/train_world_model.py --data A.h5 B.h5                  # on your own videos, of 64 x 64
+    python experiments/train_world_model.py --data A.h5 B.h5 --output runs/world_model/mine    # on your own videos, of 64 x 64
     torchrun --nproc-per-node 8 experiments/train_world_model.py --preset coinrun-paper
 
 The world lies in `output` at the end: Genie.from_pretrained(output), gym.make("Genie-v0", model=output). The same command goes on where
@@ -18,6 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 import tyro
 from evaluate_world_model import redraw_and_imagine
@@ -30,11 +31,11 @@ from world_model_settings import PRESETS, Phase, Settings
 from world_videos import check_frame_shape, mixed_videos, open_all
 
 from genie_agents.coinrun import FRAME_SHAPE, VALIDATION_LEVELS, WORLD_MODEL_LEVELS
-from world_model import DynamicsModel, Genie, LatentActionModel, VideoTokenizer
+from world_model import DynamicsModel, Genie, GenieConfig, LatentActionModel, SamplingConfig, VideoTokenizer
 from world_model.data import ClipBatch, ClipSampler, VideoFile
 from world_model.metrics import delta_psnr, psnr
 from world_model.rollout import to_uint8
-from world_model.serialization import find_model, identify_model, save_model
+from world_model.serialization import WEIGHTS_FILE, change_config, find_model, identify_model, save_model
 from world_model.training import MetricsLog, gather_weights, make_fabric, train, tune_cpu
 from world_model.training.objectives import LossFunction, dynamics_objective, latent_action_objective, tokenizer_objective
 
@@ -64,8 +65,25 @@ class Training:
             check_frame_shape(settings.game, FRAME_SHAPE, self.config.tokenizer)
         if settings.tensorboard:
             find_tensorboard()
+        for name, phase in self.phases.items():
+            if phase.batch_size % self.fabric.world_size:
+                raise SystemExit(
+                    f"{name}: a batch of {phase.batch_size} clips cannot be divided among {self.fabric.world_size} processes: "
+                    "start a number of them that divides it, or set its batch-size to a multiple"
+                )
         self.beginning = None if settings.start_from is None else Genie.from_pretrained(settings.start_from)
         """the world whose weights to begin with"""
+
+    @property
+    def phases(self) -> dict[str, Phase]:
+        """How what is not given is trained, by the name of its options."""
+        settings = self.settings
+        phases = {"dynamics": settings.dynamics}
+        if settings.tokenizer_from is None:
+            phases["tokenizer"] = settings.tokenizer
+        if settings.latent_action_training == "frozen" and settings.lam is None:
+            phases["latent_actions"] = settings.latent_actions
+        return phases
 
     @property
     def minutes_left(self) -> float | None:
@@ -88,7 +106,15 @@ class Training:
 
     @cached_property
     def files(self) -> list[VideoFile]:
-        return open_all(self.sources, self.config.tokenizer)
+        files = open_all(self.sources, self.config.tokenizer)
+        longest = max(int(np.diff(file.episode_starts).max()) for file in files)
+        for name, phase in self.phases.items():
+            if longest < phase.clip_length:
+                raise SystemExit(
+                    f"{name}: it learns from clips of {phase.clip_length} frames, and the longest episode has {longest}: "
+                    "give longer videos, or lower its clip-length, and the temporal-window of its model"
+                )
+        return files
 
     @cached_property
     def validation_clips(self) -> ClipBatch | None:
@@ -168,6 +194,7 @@ class Training:
             fabric.barrier()
 
         about = {"phase": dataclasses.asdict(phase), "seed": settings.seed, "model": dataclasses.asdict(model.config)}
+        about["model"].pop("sampling", None)  # of a Genie: how it plays is not learned
         about["data"] = [file.fingerprint() for file in self.files] if settings.data else []
         about["start_from"] = None if settings.start_from is None else identify_model(settings.start_from)
         about["below"] = [identify_model(folder) for folder in below]  # by content: a model given by its folder may have been replaced
@@ -245,6 +272,17 @@ def find_tensorboard() -> type[SummaryWriter]:
     return SummaryWriter
 
 
+def save_world(trained: Path, output: Path, sampling: SamplingConfig) -> None:
+    """Put a trained world where the user wants it; where the same lies already, what was written there of its latent actions stays."""
+    weights = output / WEIGHTS_FILE
+    if weights.is_file() and weights.read_bytes() == (trained / WEIGHTS_FILE).read_bytes():
+        change_config(output, Genie, GenieConfig, sampling=sampling)
+        return
+    genie = Genie.from_pretrained(trained)
+    genie.config = dataclasses.replace(genie.config, sampling=sampling)
+    genie.save_pretrained(output)
+
+
 def main() -> None:
     finder = argparse.ArgumentParser(add_help=False)
     finder.add_argument("--preset", default="coinrun-small", choices=PRESETS)
@@ -260,8 +298,8 @@ def main() -> None:
             print(stopped)
         return
     if training.fabric.is_global_zero:
-        Genie.from_pretrained(folder).save_pretrained(settings.output)
-        print(f"the world is in {settings.output}; logs, checkpoints and samples.png of each stage are in {settings.runs}")
+        save_world(folder, settings.output, settings.model.sampling)
+        print(f"the world is in {settings.output}; the stages' logs, checkpoints and pictures of validation videos are in {settings.runs}")
 
 
 if __name__ == "__main__":

@@ -297,12 +297,12 @@ def find_player(file: VideoFile) -> np.ndarray:
 
 
 def open_videos(folder: Path) -> list[VideoFile]:
-    """All videos of a folder, in the order of their names.
+    """All videos of a folder, files named .h5 or .hdf5, in the order of their names.
 
     Raises:
         FileNotFoundError: the folder holds no HDF5 video.
     """
-    paths = sorted(folder.glob("*.h5"))
+    paths = sorted(path for path in folder.iterdir() if path.suffix in (".h5", ".hdf5")) if folder.is_dir() else []
     if not paths:
-        raise FileNotFoundError(f"no HDF5 video in {folder}; record some first")
+        raise FileNotFoundError(f"no HDF5 video (.h5 or .hdf5) in {folder}; record some first")
     return [VideoFile(path) for path in paths]

@@ -41,6 +41,9 @@ class GenieConfig:
             raise ValueError(
                 f"got {len(self.action_meanings)} action_meanings for {latent_actions.num_codes} latent actions; give one for each, or none"
             )
+        window, anchor_frames = dynamics.transformer.temporal_window, self.sampling.anchor_frames
+        if window is not None and anchor_frames is not None and anchor_frames >= window:
+            raise ValueError(f"anchor_frames of sampling is {anchor_frames}; a temporal_window of {window} frames asks for fewer")
         for name, first, second in (
             ("image_height of tokenizer and latent_actions", tokenizer.image_height, latent_actions.image_height),
             ("image_width of tokenizer and latent_actions", tokenizer.image_width, latent_actions.image_width),

@@ -119,7 +119,7 @@ def identify_expert(name: str) -> str:
     folder, num_keys = _find_expert(name)
     if (folder / CONFIG_FILE).is_file():
         return identify_model(folder) + (f":{num_keys}" if num_keys else "")
-    return f"{name}-{sha256((folder / PPO_CHECKPOINT).read_bytes()).hexdigest()[:12]}"
+    return f"{folder.resolve().name}-{sha256((folder / PPO_CHECKPOINT).read_bytes()).hexdigest()[:12]}"
 
 
 def _find_expert(name: str) -> tuple[Path, int | None]:

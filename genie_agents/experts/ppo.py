@@ -60,9 +60,11 @@ class TimeLimit(BaseCallback):
         super().__init__()
         self.deadline = time.monotonic() + seconds
         self.folder, self.on_rollout = folder, on_rollout
+        self.is_over = False
 
     def _on_step(self) -> bool:
-        return time.monotonic() < self.deadline
+        self.is_over = time.monotonic() >= self.deadline
+        return not self.is_over
 
     def _on_rollout_start(self) -> None:
         save(self.model, self.folder)  # when a rollout ends, what it teaches has not been learned yet
@@ -95,7 +97,8 @@ def train_ppo(
     """Train for `minutes`, or until `total_steps` in all; called again with the same folder, it goes on where it
     stopped, with the `steps_per_rollout` and `seed` saved there (remove it to start anew).
 
-    Hyper-parameters are those of the Procgen paper (Cobbe et al. 2020, appendix D). The model is saved after every update.
+    Hyper-parameters are those of the Procgen paper (Cobbe et al. 2020, appendix D). The model is saved after every update; a rollout that
+    the end of the time cuts is played again, so that `minutes` must be enough for one.
 
     Raises:
         ValueError: the folder holds a model that learned another game or difficulty.
@@ -128,8 +131,10 @@ def train_ppo(
     vars(model)["game_learned"] = [game, difficulty]  # Stable-Baselines3 saves all attributes
     steps_left = total_steps - model.num_timesteps
     if steps_left > 0:
-        model.learn(steps_left, callback=TimeLimit(60 * minutes, folder, on_rollout), reset_num_timesteps=False)
-        save(model, folder)
+        limit = TimeLimit(60 * minutes, folder, on_rollout)
+        model.learn(steps_left, callback=limit, reset_num_timesteps=False)
+        if not limit.is_over:  # else the steps of a rollout that was cut would count, though nothing was learned from them
+            save(model, folder)
     env.close()
     return model
 

@@ -120,9 +120,10 @@ def train_sighted(
         env.seed(seed + model.num_timesteps)  # a resumed run must not meet the same levels again
         decisions_left = total_decisions - model.num_timesteps
         if decisions_left > 0:
-            callbacks = [FadingEntropy(0.01, 0.001), TimeLimit(60 * minutes, folder, on_rollout)]
-            model.learn(decisions_left, callback=callbacks, reset_num_timesteps=False)
-            save(model, folder)
+            limit = TimeLimit(60 * minutes, folder, on_rollout)
+            model.learn(decisions_left, callback=[FadingEntropy(0.01, 0.001), limit], reset_num_timesteps=False)
+            if not limit.is_over:  # else the decisions of a rollout that was cut would count, though nothing was learned from them
+                save(model, folder)
     trained: Any = model.policy
     policy.features.load_state_dict(trained.features_extractor.features.state_dict())
     policy.head.load_state_dict(trained.action_net.state_dict())

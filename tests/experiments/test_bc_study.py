@@ -1,24 +1,20 @@
 """The parts of bc_coinrun.py on data of which the answer is known: stages, labelled samples, what is learned from, pooled results."""
 
 import dataclasses
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from bc_coinrun import Study
+from bc_report import label_report
+from bc_settings import PRESETS, Settings
+from bc_videos import draw_labelled_transitions
+from plot_level_solve import COLUMNS, read_results
+from run_cache import RunCache
 
-from genie_agents.coinrun import LEFT, NOOP, RIGHT, RIGHT_UP
+from genie_agents.coinrun import LEFT, NOOP, RIGHT, RIGHT_UP, TEST_LEVELS, VALIDATION_LEVELS
+from genie_agents.evaluation import Evaluation
 from genie_agents.policy import Policy
 from world_model.data import VideoFile, VideoWriter
-
-EXPERIMENTS = Path(__file__).parents[2] / "experiments"
-sys.path.insert(0, str(EXPERIMENTS))
-
-from bc_coinrun import Study  # noqa: E402
-from bc_settings import PRESETS, Settings  # noqa: E402
-from bc_videos import draw_labelled_transitions  # noqa: E402
-from plot_level_solve import COLUMNS, read_results  # noqa: E402
-from run_cache import RunCache  # noqa: E402
 
 # What is known of videos is a cached_property: put into the instance's __dict__, it is not made from recordings first.
 
@@ -61,6 +57,32 @@ def test_a_stage_is_built_once_redone_when_what_is_below_changes_and_resumed_whe
     study({"below": 1, "above": 2})
     study({"below": 2, "above": 2})
     assert [name for name, _ in calls[3:]] == ["above", "below", "above"]
+
+
+def test_labels_go_on_with_the_video_before_which_they_were_stopped(monkeypatch, tmp_path):
+    for number in range(3):
+        with VideoWriter(tmp_path / f"{number}.h5") as video:
+            video.append(np.random.default_rng(number).integers(0, 256, (6, 64, 64, 3), dtype=np.uint8))
+    study = Study(dataclasses.replace(PRESETS["smoke"], runs=tmp_path / "runs"))
+    labeller, described, stops = study.videos.labeller, [], [1, 10]
+    monkeypatch.setattr(study.videos, "demonstrations", lambda _: tmp_path)
+    describe = labeller.describe
+    expected = [describe(tmp_path / f"{number}.h5") for number in range(3)]
+
+    def interrupted(file: VideoFile):
+        if len(described) == stops[0]:
+            stops.pop(0)
+            raise KeyboardInterrupt
+        described.append(file.path.stem)
+        return describe(file)
+
+    monkeypatch.setattr(labeller, "describe", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        study.videos.labels("easy")
+    folder = study.videos.labels("easy")
+    assert described == ["0", "1", "2"] and {path.name for path in folder.iterdir()} == {"labels.npy", "features.npy", "stage.json"}
+    np.testing.assert_array_equal(np.load(folder / "labels.npy"), np.concatenate([labels for labels, _ in expected]))
+    np.testing.assert_array_equal(np.load(folder / "features.npy"), np.concatenate([part for _, part in expected]).astype(np.float16))
 
 
 def test_labelled_samples_are_known_in_context_spread_over_the_codes_and_contain_the_fewer(monkeypatch):
@@ -222,33 +244,158 @@ def test_the_curve_of_fine_tuning_has_no_steps_twice(monkeypatch, tmp_path):
     assert [line.split(",")[0] for line in (folder / "returns.csv").read_text().split()] == ["16", "32", "48"]
 
 
-def test_n_labels_are_n_labels(monkeypatch):
-    """All that cloning is given of the true actions are those of the labelled samples, of one difficulty."""
-    study, rng, given = Study(PRESETS["smoke"]), np.random.default_rng(0), {}
+def test_n_labels_are_n_labels(monkeypatch, tmp_path):
+    """All that cloning is given of the true actions are those of the labelled samples, of one difficulty; it is done once."""
+    study, rng, given = Study(dataclasses.replace(PRESETS["smoke"], runs=tmp_path)), np.random.default_rng(0), []
     keys = {d: rng.integers(1, 9, size=100) for d in ("easy", "hard")}
     monkeypatch.setitem(study.videos.__dict__, "true_actions", keys)
     monkeypatch.setattr(study.videos, "labelled_samples", lambda *_: np.array([3, 50]))
     monkeypatch.setitem(study.videos.__dict__, "frames", None)
-    monkeypatch.setattr("bc_agents.clone", lambda *arguments, samples, **__: given.update(labels=arguments[3], samples=samples))
-    study.agents.n_label_policy("hard", seed=0, count=2)
-    assert np.flatnonzero(given["labels"] >= 0).tolist() == given["samples"].tolist() == [103, 150]
-    assert (given["labels"][[103, 150]] == keys["hard"][[3, 50]]).all()
-
-
-def test_n_label_bc_is_sampled_at_a_temperature_of_its_own(monkeypatch, tmp_path):
-    agents = Study(dataclasses.replace(PRESETS["smoke"], temperature=0.25, n_label_temperature=0.75)).agents
+    monkeypatch.setattr(study.videos, "labels", lambda _: tmp_path)
     policy = Policy(PRESETS["smoke"].policy)
-    policy.save_pretrained(tmp_path)
-    monkeypatch.setattr(agents, "n_label_policy", lambda difficulty, seed, count: policy)
-    assert agents.make("n_label_bc", "easy", 0, 16, {}).temperature == 0.75
+    monkeypatch.setattr("bc_agents.clone", lambda *arguments, samples, **__: given.append((arguments[3], samples)) or policy)
+    folder = study.agents.n_label_policy("hard", seed=0, count=2)
+    assert study.agents.n_label_policy("hard", seed=0, count=2) == folder and len(given) == 1
+    ((labels, samples),) = given
+    assert np.flatnonzero(labels >= 0).tolist() == samples.tolist() == [103, 150]
+    assert (labels[[103, 150]] == keys["hard"][[3, 50]]).all()
+
+
+def test_oracle_and_paper_learn_from_true_and_latent_actions_and_less_often_from_what_is_certain(monkeypatch, tmp_path):
+    study, rng, given = Study(dataclasses.replace(PRESETS["smoke"], runs=tmp_path)), np.random.default_rng(0), []
+    videos, agents = study.videos, study.agents
+    ends = np.arange(60) % 20 == 19
+    true, latent = ({d: np.where(ends, -1, rng.integers(n, size=60)) for d in ("easy", "hard")} for n in (9, videos.labeller.num_codes))
+    monkeypatch.setitem(videos.__dict__, "true_actions", true)
+    monkeypatch.setitem(videos.__dict__, "latent_actions", latent)
+    monkeypatch.setitem(videos.__dict__, "frames", None)
+    monkeypatch.setattr(videos, "labels", lambda _: tmp_path)
+    unsure = np.where(np.arange(60) % 2, 10.0, 0.0)  # hard levels, every other frame; easy ones nowhere
+    monkeypatch.setattr(agents, "uncertainty", lambda labels, difficulty, samples: unsure * (difficulty == "hard"))
+    policy = Policy(PRESETS["smoke"].policy)
+    monkeypatch.setattr(
+        "bc_agents.clone", lambda *arguments, samples, weights, **_: given.append((arguments[3], samples, weights)) or policy
+    )
+    for name, labels in (("oracle", true), ("genie_lam", latent)):
+        agents.policy(name, 0)
+        learned, samples, weights = given[-1]
+        np.testing.assert_array_equal(learned, np.concatenate([labels["easy"], labels["hard"]]))
+        np.testing.assert_array_equal(samples, np.concatenate([videos.usable("easy"), 60 + videos.usable("hard")]))
+        np.testing.assert_allclose(weights, np.concatenate([np.full(60, 0.1), np.tile([0.1, 1], 30)]))
+
+
+def test_mappings_see_the_frame_in_which_a_key_is_chosen_and_relabelling_the_one_it_leads_to(monkeypatch):
+    """The features of the frame after a transition tell its key, or those of the frame before; all codes are the same."""
+    study = Study(dataclasses.replace(PRESETS["smoke"], difficulties=("easy",)))
+    videos, agents, rng = study.videos, study.agents, np.random.default_rng(0)
+    keys, codes = np.where(rng.random(500) < 0.5, RIGHT, RIGHT_UP), np.zeros(500, dtype=np.int64)
+    monkeypatch.setitem(videos.__dict__, "latent_actions", {"easy": codes})
+    monkeypatch.setitem(videos.__dict__, "true_actions", {"easy": keys})
+    monkeypatch.setattr(videos, "questioned_samples", lambda *_: np.arange(64))
+
+    def named(name: str, shift: int) -> float:
+        features = rng.normal(size=(501, 16)).astype(np.float16)
+        features[shift : 500 + shift] += np.where(keys == RIGHT, -2, 2)[:, None]
+        monkeypatch.setitem(videos.__dict__, "frame_features", {"easy": features})
+        return (agents.name_keys(name, "easy", 0, 64, codes, features[:500])[:-1] == keys[:-1]).mean()
+
+    assert named("relabelled_linear", 1) > 0.95
+    assert named("genie_lam_linear", 1) < 0.7  # when the agent plays, what follows is not known yet
+    assert named("genie_lam_linear", 0) > 0.95
+
+
+def test_each_seed_plays_levels_of_its_own_and_none_twice(monkeypatch, tmp_path):
+    played, cuts = [], []
+
+    def play(agent, levels, **_):
+        if len(played) == 1 and not cuts:
+            cuts.append(1)
+            raise KeyboardInterrupt
+        played.extend(levels)
+        return Evaluation(np.array(levels), np.ones(len(levels), dtype=bool), np.zeros(len(levels), dtype=np.int64))
+
+    monkeypatch.setattr("bc_coinrun.evaluate", play)
+    study = Study(dataclasses.replace(PRESETS["smoke"], seeds=3, evaluation_levels=1, runs=tmp_path))
+    with pytest.raises(KeyboardInterrupt):
+        study.results("random", "easy")
+    folder = study.results("random", "easy")
+    assert (folder / "rows.csv").read_text().split() == [f"random,easy,,{seed},1,1" for seed in range(3)]
+    assert played == list(TEST_LEVELS[:3])
+    assert study.results("random", "easy") == folder and len(played) == 3
+    validating = Study(dataclasses.replace(study.settings, validation=True, evaluation_levels=2))
+    assert validating.results("random", "easy") != folder  # figures of test levels are not told as those of validation levels
+    assert played[3:] == list(VALIDATION_LEVELS[:6])
+
+
+def test_a_changed_setting_redoes_what_depends_on_it_and_nothing_else(monkeypatch, tmp_path):
+    stage = RunCache.stage
+    monkeypatch.setattr(RunCache, "stage", lambda cache, name, about, below, _: stage(cache, name, about, below, lambda folder: None))
+    smoke = dataclasses.replace(PRESETS["smoke"], runs=tmp_path)
+    names = {"oracle", "genie_lam", "relabelled_linear", "n_label_bc", "random"}
+    cloned, of_videos = names - {"random", "n_label_bc"}, names - {"random"}
+
+    def folders(**changes) -> dict[str, str]:
+        study = Study(dataclasses.replace(smoke, **changes))
+        return {name: study.results(name, "easy").name for name in names}
+
+    before = folders()
+    for changes, redone in (
+        ({"levels": 9}, of_videos),
+        ({"noise": 0.2}, of_videos),
+        ({"expert": "sighted"}, of_videos),
+        ({"lam": "coinrun-small"}, of_videos),
+        ({"policy": dataclasses.replace(smoke.policy, hidden=32)}, of_videos),
+        ({"label_balance": 0.2}, of_videos),
+        ({"cloning": dataclasses.replace(smoke.cloning, steps=4)}, cloned),
+        ({"cloning_batch_size": 9}, cloned),
+        ({"uncertainty_sampling": False}, cloned),
+        ({"relabelling_confidence": 0.5}, {"relabelled_linear"}),
+        ({"airborne_frames": 2}, {"relabelled_linear"}),
+        ({"relabelled_samples": (8,)}, {"relabelled_linear"}),
+        ({"labelled_samples": (4, 8)}, {"genie_lam", "n_label_bc"}),
+        ({"n_label_cloning": dataclasses.replace(smoke.n_label_cloning, steps=3)}, {"n_label_bc"}),
+        ({"n_label_batch_size": 9}, {"n_label_bc"}),
+        ({"n_label_temperature": 1.0}, {"n_label_bc"}),
+        ({"temperature": 1.0}, cloned),
+        ({"seed": 1}, of_videos),
+        ({"max_steps": 30}, names),
+        ({"minutes": 1.0, "output": tmp_path / "elsewhere"}, set()),
+    ):
+        after = folders(**changes)
+        assert {name for name in names if after[name] != before[name]} == redone, changes
+
+
+def test_reports_of_labels_count_what_they_say():
+    """Two keys on the ground, one of them a take-off that was missed; in the air an UP, which does nothing; the end of the episode."""
+    report = label_report(
+        np.array([0, 1, 0, 0, 0, -1]),
+        np.array([RIGHT, RIGHT_UP, RIGHT_UP, RIGHT, RIGHT - 1, -1]),
+        np.array([1, 1, 1, 0, 1, 0], dtype=bool),
+        num_codes=2,
+        named={"mapping": np.array([RIGHT, RIGHT_UP, RIGHT, LEFT, RIGHT, LEFT])},
+    )
+    assert (report["frames"], report["ground_frames"]) == (5, 4)
+    assert (report["take_off_precision"], report["take_off_recall"]) == (1, 0.5)
+    assert report["mapping_agreement_on_ground"] == {"mapping": 0.75}
+    assert report["keys_in_air"] == {0: {RIGHT: 1}} and report["code_use"] == [0.8, 0.2]
+
+
+def test_n_label_bc_is_sampled_at_a_temperature_of_its_own(tmp_path):
+    agents = Study(dataclasses.replace(PRESETS["smoke"], temperature=0.25, n_label_temperature=0.75)).agents
+    Policy(PRESETS["smoke"].policy).save_pretrained(tmp_path)
+    assert agents.make("n_label_bc", "easy", 0, 16, {(0, 16): tmp_path}).temperature == 0.75
     assert agents.make("oracle", "easy", 0, 0, {(0, 0): tmp_path}).temperature == 0.25
 
 
-def test_results_are_read_and_pooled(tmp_path):
+def test_results_of_several_runs_are_read_together(tmp_path):
     path = tmp_path / "results.csv"
     path.write_text(",".join(COLUMNS) + "\ngenie_lam,easy,16,0,100,80\ngenie_lam,easy,16,1,50,35\noracle,easy,,0,100,90\n")
     assert read_results([path]) == {("genie_lam", "easy", 16): [80, 70], ("oracle", "easy", 0): [90]}
-    assert read_results([path, path])["oracle", "easy", 0] == [90, 90]
+    other = tmp_path / "other.csv"
+    other.write_text(",".join(COLUMNS) + "\noracle,hard,,0,100,70\n")
+    assert set(read_results([path, other])) == {("genie_lam", "easy", 16), ("oracle", "easy", 0), ("oracle", "hard", 0)}
+    with pytest.raises(ValueError, match="genie_lam on easy levels, seed 0, was in another run or row"):
+        read_results([path, path])
     with pytest.raises(FileNotFoundError, match="finished run"):
         read_results([tmp_path / "missing.csv"])
     path.write_text("a,b\n1,2\n")

@@ -1,24 +1,22 @@
 """evaluate_latent_actions.py through its command line, at tiny size, and the words that it finds for codes."""
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
 
 import pytest
+import recording
+from bc_report import known_actions, label_report
+from evaluate_latent_actions import main, meaning, pool
 
 from genie_agents.demonstrations import RecordingConfig, record_shard
 from genie_agents.experts.players import make_expert
 from world_model import Genie, LatentActionLabeller, LatentActionModel
 from world_model.data import VideoFile
+from world_model.presets import tiny
 from world_model.serialization import SHIPPED
-
-EXPERIMENTS = Path(__file__).parents[2] / "experiments"
-sys.path.insert(0, str(EXPERIMENTS))
-
-import recording  # noqa: E402
-from bc_report import known_actions, label_report  # noqa: E402
-from evaluate_latent_actions import main, meaning, pool  # noqa: E402
 
 
 def record_here(folder, levels, recording, *, expert, proxy, seed, shard_levels):
@@ -60,6 +58,13 @@ def test_meanings_are_stored_in_worlds_only(run, tmp_path):
     LatentActionModel().save_pretrained(tmp_path / "lam")
     with pytest.raises(SystemExit, match="is no world; give the folder of a Genie"):
         run("--model", tmp_path / "lam", "--write-meanings", "--runs", tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_model_of_other_frames_is_refused_before_anything_is_played(run, tmp_path):
+    Genie(tiny()).save_pretrained(tmp_path / "world")
+    with pytest.raises(SystemExit, match=re.escape("takes frames (32, 32, 3), and CoinRun's, whose keys are known, are (64, 64, 3)")):
+        run("--model", tmp_path / "world", "--runs", tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
 
 

@@ -1,15 +1,20 @@
 """The scripts that show and judge a world, through their command lines, on an untrained world and a few levels."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
+import evaluate_drift
+import evaluate_world_model
 import numpy as np
 import pytest
 import torch
+from evaluate_drift import Videos, figures
+from pictures import film_strips, save_clips
 from PIL import Image
+from report import markdown_table
+from scripts import run
+from world_videos import videos_by_source
 
 from genie_agents.coinrun import RIGHT, RIGHT_UP, ProcgenEnv
 from genie_agents.experts.game_state import read_state
@@ -17,20 +22,6 @@ from world_model import Genie
 from world_model.data import VideoWriter
 from world_model.metrics import psnr, total_variation_distance
 from world_model.presets import coinrun_small, tiny
-
-EXPERIMENTS = Path(__file__).parents[2] / "experiments"
-sys.path.insert(0, str(EXPERIMENTS))
-
-import evaluate_drift  # noqa: E402
-import evaluate_world_model  # noqa: E402
-from evaluate_drift import Videos, figures  # noqa: E402
-from pictures import film_strips, save_clips  # noqa: E402
-from report import markdown_table  # noqa: E402
-from world_videos import videos_by_source  # noqa: E402
-
-
-def run(script: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, EXPERIMENTS / script, *map(str, arguments)], capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -157,8 +148,30 @@ def test_a_perfect_rollout_reaches_what_the_redrawn_frames_reach():
     assert (found["psnr"], found["actions_seen"], found["sharpness"], found["movement"]) == pytest.approx((100, 1, 1, 1))
     last, others = real.tokens[:, 12:], real.tokens[:, :12]
     assert found["token_distance"] == pytest.approx(total_variation_distance(last.ravel(), others.ravel(), num_codes=1024))
+    broken = Videos(torch.cat([frames[:1].flip(1), frames[1:]]), real.tokens, real.latent_actions)  # the first world alone
+    assert figures(broken, real, [1], 20, genie)["psnr"] == pytest.approx(100)
+    assert figures(broken, real, [0], 20, genie)["psnr"] < 50
+    for place, share in ((10, 1), (11, 7 / 8), (18, 7 / 8)):  # the actions that lead to the last eight frames count
+        seen = real.latent_actions.copy()
+        seen[:, place] = (seen[:, place] + 1) % 8
+        assert figures(Videos(frames, real.tokens, seen), real, [0, 1], 20, genie)["actions_seen"] == share
     frozen = Videos(frames[:, :1].expand_as(frames), real.tokens, real.latent_actions)
     assert figures(frozen, real, [0, 1], 20, genie)["movement"] == 0
+
+
+def test_what_was_in_sight_and_what_was_not_are_told_apart(world):
+    """With a player who goes so far that nothing stays in sight, and with one who stands still."""
+    genie = Genie.from_pretrained(world)
+    frames = torch.randint(256, (1, 6, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    drawn, _, imagined = evaluate_world_model.redraw_and_imagine(genie, frames, seed=0)
+    as_drawn, as_imagined = (psnr(shown[:, 1:], frames[:, 1:]).numpy() for shown in (drawn, imagined))
+    for step, share, unseen_right, shown_as_drawn in ((100.0, 1, 100, as_imagined), (0.0, 0, as_imagined, as_drawn)):
+        places = torch.zeros(1, 6, 2)
+        places[:, 1:, 0] = step
+        found = evaluate_world_model.measure(genie, frames, places, prompt_frames=1, seed=0)
+        assert (found["unseen_share"] == share).all()
+        np.testing.assert_allclose(found["rollout_psnr_unseen_right"], np.broadcast_to(unseen_right, as_drawn.shape), rtol=1e-5)
+        np.testing.assert_allclose(found["rollout_psnr_shown_as_drawn"], shown_as_drawn, rtol=1e-5)
 
 
 def test_rollouts_may_begin_with_several_frames(world):

@@ -2,24 +2,17 @@
 
 import csv
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import gymnasium
 import numpy as np
 import pytest
+from scripts import run
 from torch.testing import assert_close
 
 from world_model import Genie
 from world_model.data import VideoWriter, write_latent_actions
 from world_model.training import read_log
-
-EXPERIMENTS = Path(__file__).parents[2] / "experiments"
-
-
-def run(script: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, EXPERIMENTS / script, *map(str, arguments)], capture_output=True, text=True, check=False)
 
 
 def write_videos(path: Path, seed: int, size: int = 32) -> Path:

@@ -75,6 +75,16 @@ def test_games_side_by_side_are_seeded_and_go_on_by_themselves():
     assert num_ended > 20
 
 
+def test_a_level_that_takes_too_long_is_lost():
+    """LEFT against the wall at the level's start."""
+    games = make_games()
+    games.reset(seed=0, options={"levels": [0]})
+    for frame in range(1, MAX_FRAMES + 1):
+        _, rewards, (ended,), _, infos = games.step(np.array([BRAKE]))
+        assert ended == (frame == MAX_FRAMES)
+    assert rewards[0] < 0 and not infos["final_info"]["level_solved"][0]
+
+
 def test_who_may_not_brake_runs_on():
     free, barred = make_games(), make_games(braking_share=0)
     for games in (free, barred):

@@ -209,6 +209,13 @@ def test_bad_requests_are_refused(tmp_path):
         list(record_videos(tmp_path, range(2), RecordingConfig(), expert=str(tmp_path / "nobody"), num_workers=1))
     with pytest.raises(FileNotFoundError, match="no HDF5 video"):
         open_videos(tmp_path / "nowhere")
+
+
+def test_both_names_of_hdf5_files_are_videos(tmp_path):
+    for name in ("b.hdf5", "a.h5"):
+        with VideoWriter(tmp_path / name, frame_shape=(8, 8, 3)) as video:
+            video.append(np.zeros((2, 8, 8, 3), dtype=np.uint8))
+    assert [video.path.name for video in open_videos(tmp_path)] == ["a.h5", "b.hdf5"]
     with pytest.raises(ValueError, match="noise"):
         RecordingConfig(noise=1.5)
     with pytest.raises(ValueError, match="lead_in is -1"):

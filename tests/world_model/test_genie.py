@@ -242,6 +242,7 @@ def test_what_is_damaged_or_missing_is_refused(genie: Genie, tmp_path: Path) -> 
         ({"tokenizer": replace(TINY.tokenizer, image_height=32)}, "image_height of tokenizer and latent_actions .* got 32 and 16"),
         ({"tokenizer": replace(TINY.tokenizer, image_width=32)}, "image_width of tokenizer and latent_actions"),
         ({"tokenizer": replace(TINY.tokenizer, channels=1)}, "channels of tokenizer and latent_actions"),
+        ({"sampling": SamplingConfig(anchor_frames=3)}, "anchor_frames of sampling is 3; a temporal_window of 3 frames asks for fewer"),
         ({"tokenizer": replace(TINY.tokenizer, patch_size=8)}, "num_tokens of tokenizer and dynamics must be the same, got 4 and 16"),
         ({"tokenizer": replace(TINY.tokenizer, num_codes=8)}, "num_codes of tokenizer and dynamics"),
         ({"latent_actions": replace(TINY.latent_actions, code_dim=4)}, "code_dim of latent_actions and action_dim of dynamics"),

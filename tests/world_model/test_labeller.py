@@ -21,6 +21,12 @@ CONFIG = LatentActionConfig(image_height=16, image_width=16, patch_size=4, d_mod
 LENGTHS = [2, 5, 16, 17, 40, 3]
 
 
+@pytest.fixture(autouse=True)
+def float32_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bfloat16, on processors that are fast at it, 4 labels in 10,000 depend on what is computed beside them."""
+    monkeypatch.setattr("world_model.precision._cpu_is_fast", lambda: False)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model whose codes lie on its own outputs, so that labels differ from transition to transition."""
@@ -88,7 +94,7 @@ def test_labels_do_not_depend_on_batches_or_on_neighbouring_episodes(labeller: L
 
 def test_labels_are_what_the_model_encodes(labeller: LatentActionLabeller) -> None:
     video = episode(12, seed=7)
-    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.inference_mode():
         expected = labeller.model.encode(torch.from_numpy(video)[None]).indices[0].numpy()
     np.testing.assert_array_equal(labeller.label(video), expected)
 
@@ -100,12 +106,12 @@ def test_features_are_what_the_codes_are_made_from_however_a_video_is_cut(labell
         np.testing.assert_array_equal(labeller.describe(video_path).features, features)
         assert features.shape == (sum(LENGTHS), CONFIG.d_model) and features.dtype == np.float32
         for index, (start, stop) in enumerate(zip(video.episode_starts[:-1], video.episode_starts[1:], strict=True)):
-            np.testing.assert_allclose(labeller.describe(video.episode(index)).features, features[start:stop], atol=0.02)  # bfloat16
+            np.testing.assert_allclose(labeller.describe(video.episode(index)).features, features[start:stop], atol=1e-4)
     model = labeller.model
     with torch.inference_mode():
         codes = model.quantizer(model.standardize(model.to_code(torch.from_numpy(features)))).indices.numpy()
     known = np.flatnonzero(labels >= 0)
-    assert (codes[known + 1] == labels[known]).mean() > 0.9  # all but those that rounding turns
+    assert (codes[known + 1] == labels[known]).mean() > 0.99  # all but those that rounding turns
     batch = np.stack([episode(21, seed) for seed in range(2)])
     described = labeller.describe(batch)
     assert described.features.shape == (2, 21, CONFIG.d_model) and described.latent_actions.shape == (2, 20)
@@ -116,9 +122,9 @@ def test_features_of_a_model_that_sees_two_frames_do_not_depend_on_parts() -> No
     model = LatentActionModel(dataclasses.replace(CONFIG, temporal_window=1), seed=1)
     labeller, video = LatentActionLabeller(model, identity="two frames", device="cpu"), episode(40, seed=3)
     assert labeller.part_frames < len(video)
-    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.inference_mode():
         expected = model.describe(torch.from_numpy(video)[None])[0][0].float().numpy()
-    np.testing.assert_allclose(labeller.describe(video).features, expected, atol=0.02)  # bfloat16
+    np.testing.assert_allclose(labeller.describe(video).features, expected, atol=1e-4)
 
 
 def test_a_batch_of_episodes_is_labelled_one_by_one(labeller: LatentActionLabeller) -> None:

@@ -6,13 +6,15 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from moving_square import moving_square
 from torch import Tensor
 
 from world_model import LatentActionConfig, LatentActionModel
-from world_model.data import VideoFile, VideoWriter
+from world_model.data import ClipBatch, VideoFile, VideoWriter
 from world_model.latent_actions import latent_action_loss
 from world_model.training import LabelledTransitions, TrainingConfig, train_latent_action_model
+from world_model.training.latent_actions import SupervisedLatentActions, supervised_objective
 
 TINY = LatentActionConfig(
     image_height=32, image_width=32, patch_size=8, d_model=32, num_layers=1, num_heads=2, num_codes=4, code_dim=8, ramp_steps=150
@@ -151,6 +153,35 @@ def test_labelled_transitions_are_checked(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"labelled clips are \(4, 32, 32, 3\) and the others \(5, 32, 32, 3\)"):
             train_latent_action_model([file], TINY, TrainingConfig(steps=1), clip_length=5, batch_size=2, labelled=labelled)
         train_latent_action_model([file], TINY, TrainingConfig(steps=1), clip_length=4, batch_size=2, labelled=labelled)
+
+
+def test_labelled_clips_do_not_depend_on_the_number_of_devices() -> None:
+    """Where each device's share of a batch is a multiple of four clips."""
+    frames, labelled = random_frames(8, 3).numpy(), LabelledTransitions(random_frames(16, 3).numpy(), np.arange(16))
+    learner, seeds, seen = SupervisedLatentActions(LatentActionModel(TINY), labelled, weight=1.0, seed=0), np.arange(8) * 5 % 16, []
+    learner.model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    for part in (slice(0, 8), slice(0, 4), slice(4, 8)):
+        supervised_objective(learner, ClipBatch(frames[part], np.arange(8)[part], seeds[part]))
+    assert torch.equal(seen[0][8:], torch.cat([seen[1][4:], seen[2][4:]]))
+
+
+def test_labels_are_a_part_of_the_loss() -> None:
+    frames, labelled = random_frames(4, 3).numpy(), LabelledTransitions(random_frames(2, 3).numpy(), np.array([2, 0]))
+    batch, losses = ClipBatch(frames, np.arange(4), np.arange(4)), {}
+    for weight in (0.0, 1.0):
+        learner = SupervisedLatentActions(LatentActionModel(TINY), labelled, weight=weight, seed=0)
+        losses[weight], metrics = supervised_objective(learner, batch)
+    with torch.no_grad():
+        quantized = learner.model.encode(torch.from_numpy(np.concatenate([frames, labelled.clips[:1]])))
+        named = F.cross_entropy(learner.name_action(quantized.vectors[-1:, -1]), torch.tensor([2]))
+    assert (losses[1.0] - losses[0.0]).item() == pytest.approx(named.item(), rel=0.05) and metrics["action_accuracy"] in (0, 1)
+    losses[1.0].backward()
+    assert learner.name_action.weight.grad is not None and learner.name_action.weight.grad.abs().sum() > 0
+
+
+def test_a_single_transition_cannot_be_learned_from() -> None:
+    with pytest.raises(ValueError, match="give larger batches, or longer clips"):
+        LatentActionModel(TINY).train()(random_frames(1, 2))
 
 
 def test_a_narrow_model_has_a_convolutional_stem_too() -> None:

@@ -42,11 +42,6 @@ def test_only_the_time_between_frames_counts() -> None:
     torch.testing.assert_close(model(tokens)[:, 6:], model(tokens[:, 4:])[:, 2:], rtol=1e-4, atol=1e-5)
 
 
-def test_the_order_of_the_past_matters() -> None:
-    model, tokens = transformer(), normal(1, 3, 4, 16)
-    assert not torch.allclose(model(tokens)[:, 2], model(tokens[:, [1, 0, 2]])[:, 2], atol=1e-4)
-
-
 @pytest.mark.parametrize(
     ("setting", "message"),
     [

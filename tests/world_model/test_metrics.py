@@ -88,6 +88,8 @@ def test_a_world_that_ignores_actions_has_no_delta_psnr_and_is_not_trained_by_th
     before = {name: tensor.clone() for name, tensor in genie.state_dict().items()}
     frames = torch.randint(0, 256, (2, 6, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     found = delta_psnr(genie, frames, time=4)
+    imagined = genie.imagine(frames[:, :1], genie.latent_action_model.encode(frames[:, :5]).indices)
+    assert found["psnr_inferred"] == pytest.approx(psnr(imagined[:, -1:], frames[:, 4:5]).mean().item())
     assert found["delta_psnr"] == 0 and found["psnr_inferred"] > 0
     assert all(torch.equal(tensor, before[name]) for name, tensor in genie.state_dict().items())
     with pytest.raises(ValueError, match="longer clips"):

@@ -3,12 +3,9 @@
 import numpy as np
 import pytest
 from PIL import Image
+from random_world import picture
 
 from world_model.prompts import fit_prompt
-
-
-def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(256, size=(height, width, 3), dtype=np.uint8)
 
 
 def test_frames_of_the_models_size_stay_as_they_are():

@@ -117,6 +117,44 @@ def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path
     assert_same_weights(whole, finished)
 
 
+def test_each_step_is_taken_at_the_rate_of_the_schedule() -> None:
+    """A gradient that stays the same makes AdamW go by the rate itself."""
+    config = TrainingConfig(steps=10, warmup_steps=4, learning_rate=0.1, min_learning_rate=0.01, weight_decay=0)
+    trained = nn.Linear(3, 1, bias=False)
+    places = [trained.weight.detach().clone()]
+    train(
+        trained,
+        lambda model, _: (model.weight.sum(), {}),
+        NumberedBatches(),
+        config,
+        on_step=lambda *_: places.append(trained.weight.detach().clone()),
+    )
+    steps = [(before - after).mean().item() for before, after in zip(places[:-1], places[1:], strict=True)]
+    assert steps == pytest.approx([config.learning_rate_at(step) for step in range(10)], rel=1e-3)
+
+
+def test_a_gradient_that_is_far_too_long_is_cut() -> None:
+    """Else the second step would hardly be taken: AdamW goes by a gradient's size compared with those before."""
+    config = TrainingConfig(steps=2, warmup_steps=0, learning_rate=0.1, min_learning_rate=0.1, weight_decay=0, gradient_clip=1.0)
+    trained, sizes, places = nn.Linear(1, 1, bias=False), iter((1e6, 1.0)), []
+    train(
+        trained,
+        lambda model, _: (next(sizes) * model.weight.sum(), {}),
+        NumberedBatches(),
+        config,
+        on_step=lambda *_: places.append(trained.weight.item()),
+    )
+    assert places[0] - places[1] == pytest.approx(0.1, rel=1e-3)
+
+
+def test_weights_decay_as_configured_matrices_alone() -> None:
+    config = TrainingConfig(steps=1, weight_decay=0.1, muon_learning_rate=0.02, muon_weight_decay=0.5)
+    adamw, muon = make_optimizers(TransformerModel(), config)
+    assert [group["weight_decay"] for group in muon.param_groups] == [0.5]
+    decays = {(weight.ndim >= 2, group["weight_decay"]) for group in adamw.param_groups for weight in group["params"]}
+    assert decays == {(True, 0.1), (False, 0.0)}
+
+
 def test_muon_trains_the_matrices_of_hidden_layers_and_resumes_bit_for_bit(tmp_path: Path) -> None:
     config = TrainingConfig(steps=20, warmup_steps=1, min_learning_rate=1e-3, muon_learning_rate=0.02)
     adamw, muon = make_optimizers(TransformerModel(), config)
@@ -200,9 +238,9 @@ def test_a_run_that_is_out_of_time_goes_on_in_the_next_call(tmp_path: Path) -> N
     assert_same_weights(whole, trained)
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_ends_the_step_and_saves_it(tmp_path: Path) -> None:
     config, path, losses = TrainingConfig(steps=20), tmp_path / "run.safetensors", []
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started to ignore it
 
     def on_step(step: int, metrics: dict[str, Tensor]) -> None:
         losses.append(metrics["loss"].item())
@@ -218,10 +256,9 @@ def test_ctrl_c_ends_the_step_and_saves_it(tmp_path: Path) -> None:
     assert losses + run(config, path)[1] == run(config)[1]
 
 
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("every", [0.0, 60.0], ids=["in the loop", "after it"])
 def test_ctrl_c_in_the_last_save_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: float) -> None:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-
     def interrupted_save(path: Path, state: TrainingState, step: int, fabric: Any) -> None:
         if step == 3:
             signal.raise_signal(signal.SIGINT)
@@ -248,12 +285,14 @@ def test_weights_that_diverged_are_not_saved(tmp_path: Path) -> None:
     assert len(run(config, path)[1]) == 3  # goes on after the fifth step
 
 
-def train_with_log(folder: Path, seconds_per_step: float = 0.0) -> nn.Module:
+def train_with_log(folder: Path, wait_at: int | None = None) -> nn.Module:
     log = MetricsLog(folder / "log.jsonl", KILLED_RUN)
 
     def on_step(step: int, metrics: dict[str, Tensor]) -> None:
         log(step, metrics)
-        time.sleep(seconds_per_step)
+        time.sleep(0.005 if wait_at is not None else 0)  # or nothing would have been saved yet
+        if step == wait_at:
+            time.sleep(600)
 
     trained = model()
     torch.manual_seed(1)
@@ -273,9 +312,9 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path) -> 
     run_folder, log = tmp_path / "run", tmp_path / "run" / "log.jsonl"
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     for lines in (30, 90):  # killed twice, the second time after a resume
-        process = subprocess.Popen([sys.executable, __file__, str(run_folder)], env=environment)
+        process = subprocess.Popen([sys.executable, __file__, str(run_folder), str(lines)], env=environment)
         while not log.exists() or log.read_bytes().count(b"\n") < lines:
-            assert process.poll() is None, "the run ended before it was killed"
+            assert process.poll() is None, "the run ended by itself"
             time.sleep(0.01)
         process.kill()
         process.wait()
@@ -382,4 +421,4 @@ def test_bad_settings_are_refused(setting: dict[str, Any], message: str) -> None
 
 
 if __name__ == "__main__":  # the run that a test kills
-    train_with_log(Path(sys.argv[1]), seconds_per_step=0.005)
+    train_with_log(Path(sys.argv[1]), wait_at=int(sys.argv[2]))

@@ -128,8 +128,8 @@ def test_file_without_an_episode_is_not_written(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_who_catches_ctrl_c_keeps_whole_episodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started to ignore it
     write_buffer = VideoWriter._write_buffer
 
     def interrupted(writer: VideoWriter) -> None:
@@ -147,6 +147,7 @@ def test_who_catches_ctrl_c_keeps_whole_episodes(tmp_path: Path, monkeypatch: py
         assert file.num_episodes == 1 and file.num_frames == 10
 
 
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("writes_before", [0, 3, 12])
 def test_an_interrupted_write_leaves_the_old_file_and_the_interpreter_alive(video_path: Path, writes_before: int) -> None:
     """Ctrl-C while HDF5 writes, and in the end while it closes the file; in a process of its own, as HDF5 used to crash."""
@@ -228,6 +229,15 @@ def test_truncated_files_are_refused(video_path: Path) -> None:
         video_path.write_bytes(whole[:size])
         with pytest.raises(VideoFileError, match="video.h5 is truncated"):
             VideoFile(video_path)
+
+
+def test_a_file_that_another_program_writes_is_not_called_damaged(video_path: Path) -> None:
+    script = f"import h5py, sys; file = h5py.File({str(video_path)!r}, 'a'); print('open', flush=True); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None and program.stdout.readline() == "open\n"
+        with pytest.raises(VideoFileError, match="is open for writing in another program: close it there first"):
+            VideoFile(video_path)
+    VideoFile(video_path).close()
 
 
 def test_foreign_files_are_refused(tmp_path: Path) -> None:

@@ -159,6 +159,8 @@ class VideoFile:
         self.path.open("rb").close()  # a folder or a file that may not be read says so itself; h5py would call it damaged
         try:
             self._file = h5py.File(self.path, "r")
+        except BlockingIOError as error:
+            raise VideoFileError(f"{self.path} is open for writing in another program: close it there first") from error
         except OSError as error:
             raise VideoFileError(f"{self.path} is truncated or not HDF5 ({error}): write it again with VideoWriter") from error
         try:

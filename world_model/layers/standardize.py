@@ -20,6 +20,8 @@ class Standardize(nn.BatchNorm1d):
         with torch.autocast(inputs.device.type, enabled=False):
             rows_RE = inputs.float().flatten(0, -2)
             if not (self.training and dist.is_initialized() and dist.get_world_size() > 1):
+                if self.training and len(rows_RE) == 1:
+                    raise ValueError("a single vector cannot be standardised in training: give larger batches, or longer clips")
                 return super().forward(rows_RE).view(inputs.shape)
             moments_2E = all_reduce(torch.stack([rows_RE.mean(0), rows_RE.square().mean(0)])) / dist.get_world_size()
             mean_E, variance_E = moments_2E[0], (moments_2E[1] - moments_2E[0].square()).clamp(min=0)

@@ -66,7 +66,10 @@ def load_checkpoint(path: Path, state: TrainingState) -> int:
     expected = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if differing := sorted(name for name in expected | shapes if expected.get(name) != shapes.get(name)):
         raise ValueError(f"the checkpoint holds another model ({', '.join(differing[:3])} and more differ); {remedy}")
-    state.batches.load_state_dict(position)
+    try:
+        state.batches.load_state_dict(position)
+    except ValueError as error:
+        raise ValueError(f"{path} belongs to another run ({error}); {remedy}") from error
     if path.is_dir():
         _load_folder(path, tensors)
     else:

@@ -58,11 +58,11 @@ class SupervisedLatentActions(nn.Module):
 
 
 def supervised_objective(learner: nn.Module, batch: ClipBatch) -> tuple[Tensor, dict[str, Tensor]]:
-    """The model's own loss on the batch and a quarter as many labelled clips, drawn by the batch's seeds, and that of their actions."""
+    """The model's own loss on the batch and on a labelled clip for every fourth one of it, drawn by its seed, and that of their actions."""
     if not isinstance(learner, SupervisedLatentActions):
         raise TypeError(f"this objective trains a SupervisedLatentActions, not a {type(learner).__name__}")
     labelled = learner.labelled
-    chosen = batch.seeds[: max(1, len(batch.seeds) // 4)] % len(labelled.actions)
+    chosen = batch.seeds[::4] % len(labelled.actions)
     device = learner.name_action.weight.device
     actions = torch.from_numpy(labelled.actions[chosen].astype(np.int64)).to(device)
     frames = torch.from_numpy(np.concatenate([batch.frames, labelled.clips[chosen]])).to(device)

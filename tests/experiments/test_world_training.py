@@ -1,0 +1,76 @@
+"""The parts of train_world_model.py: which stages a changed setting redoes, what is refused before anything is learned, what is saved."""
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from run_cache import RunCache
+from train_world_model import Training, save_world
+from world_model_settings import PRESETS
+
+from world_model import Genie, GenieConfig, SamplingConfig
+from world_model.data import VideoWriter
+from world_model.presets import tiny
+from world_model.serialization import change_config, identify_model
+
+
+def write_video(path: Path, seed: int, length: int = 20) -> Path:
+    with VideoWriter(path, frame_shape=(32, 32, 3)) as video:
+        video.append(np.random.default_rng(seed).integers(0, 256, (length, 32, 32, 3), dtype=np.uint8))
+    return path
+
+
+def test_a_changed_setting_or_other_videos_redo_a_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = RunCache.stage
+    monkeypatch.setattr(RunCache, "stage", lambda cache, name, about, below, _: stage(cache, name, about, below, lambda folder: None))
+    Genie(tiny()).save_pretrained(tmp_path / "one")
+    Genie(tiny(), seed=1).save_pretrained(tmp_path / "other")
+    data = write_video(tmp_path / "a.h5", 0)
+    settings = replace(PRESETS["tiny"], runs=tmp_path / "runs", data=(data,))
+
+    def tokenizer(**changes) -> Path:
+        return Training(replace(settings, **changes)).tokenizer()
+
+    def dynamics(tokenizer: str = "one", **changes) -> Path:
+        return Training(replace(settings, tokenizer_from=str(tmp_path / tokenizer), **changes)).genie()
+
+    longer = replace(settings.dynamics, training=replace(settings.dynamics.training, steps=301))
+    assert tokenizer(dynamics=longer, minutes=1.0) == tokenizer()
+    others = tokenizer(data=(write_video(tmp_path / "b.h5", 1),)), tokenizer(seed=1), tokenizer(start_from=str(tmp_path / "one"))
+    assert len({tokenizer(), *others}) == 4
+    assert dynamics(model=replace(settings.model, sampling=SamplingConfig(temperature=0.1))) == dynamics()  # of playing, not of learning
+    assert len({dynamics(), dynamics("other"), dynamics(dynamics=longer), dynamics(max_corruption=0.1)}) == 4
+
+
+def test_videos_that_are_too_short_are_refused_before_anything_is_learned(tmp_path: Path) -> None:
+    settings = replace(PRESETS["tiny"], runs=tmp_path / "runs", data=(write_video(tmp_path / "short.h5", 0, length=6),))
+    with pytest.raises(SystemExit, match="dynamics: it learns from clips of 8 frames, and the longest episode has 6"):
+        Training(settings).genie()
+    assert not settings.runs.exists()
+
+
+def test_batches_that_the_processes_cannot_share_are_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The paper's batches are of 48 and of 36 clips."""
+    settings = replace(PRESETS["coinrun-paper"], runs=tmp_path)
+    monkeypatch.setattr("train_world_model.make_fabric", lambda **_: SimpleNamespace(world_size=8))
+    with pytest.raises(SystemExit, match="dynamics: a batch of 36 clips cannot be divided among 8 processes"):
+        Training(settings)
+    monkeypatch.setattr("train_world_model.make_fabric", lambda **_: SimpleNamespace(world_size=4))
+    Training(settings)
+
+
+def test_a_world_that_lies_there_already_keeps_the_words_for_its_actions(tmp_path: Path) -> None:
+    config = tiny()
+    Genie(config).save_pretrained(tmp_path / "stage")
+    save_world(tmp_path / "stage", tmp_path / "world", config.sampling)
+    words = tuple("abcdefgh"[: config.latent_actions.num_codes])
+    change_config(tmp_path / "world", Genie, GenieConfig, action_meanings=words)
+    bolder = replace(config.sampling, temperature=0.9)
+    save_world(tmp_path / "stage", tmp_path / "world", bolder)
+    assert Genie.from_pretrained(tmp_path / "world").config == replace(config, sampling=bolder, action_meanings=words)
+    Genie(config, seed=1).save_pretrained(tmp_path / "stage")
+    save_world(tmp_path / "stage", tmp_path / "world", config.sampling)  # another one: its actions mean something else
+    assert Genie.from_pretrained(tmp_path / "world").config == config
+    assert identify_model(tmp_path / "world")[-12:] == identify_model(tmp_path / "stage")[-12:]
