@@ -33,4 +33,5 @@ def play(env: GenieEnv, actions, **reset) -> np.ndarray:
 
 def assert_same_frames(frames, others):
     """Equal but for the last bit: batches of other sizes are added up in another order."""
+    assert len(frames) == len(others)
     assert np.abs(np.asarray(frames).astype(int) - np.asarray(others)).max() <= 1

@@ -7,60 +7,34 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from bold_world import BOLD, actions_for, bold_genie, videos
 
 from world_model import (
-    DynamicsConfig,
     Genie,
     GenieConfig,
-    LatentActionConfig,
     LatentActionModel,
     Rollout,
     SamplingConfig,
     VideoTokenizer,
-    VideoTokenizerConfig,
 )
-from world_model.layers.st_transformer import TransformerConfig
 from world_model.serialization import change_config, identify_model
 
-LAYERS = TransformerConfig(num_layers=1, d_model=16, num_heads=2, temporal_window=3)
-TINY = GenieConfig(
-    tokenizer=VideoTokenizerConfig(image_height=16, image_width=16, patch_size=4, encoder=LAYERS, decoder=LAYERS, num_codes=16, code_dim=8),
-    latent_actions=LatentActionConfig(
-        image_height=16, image_width=16, patch_size=8, d_model=16, num_layers=1, num_heads=2, num_codes=4, code_dim=8
-    ),
-    dynamics=DynamicsConfig(num_tokens=16, num_codes=16, action_dim=8, transformer=replace(LAYERS, num_layers=2), conditioning="prepend"),
+TINY = replace(
+    BOLD,
+    dynamics=replace(BOLD.dynamics, conditioning="prepend", previous_frame=False),
     sampling=SamplingConfig(steps=2, temperature=0.5, top_k=7),
     num_prompts=3,
 )
 
 
-def tiny_genie(config: GenieConfig = TINY, seed: int = 0) -> Genie:
-    genie = Genie(config, seed=seed).eval()
-    with torch.no_grad():  # untrained models are nearly indifferent; bold ones make every difference visible
-        genie.tokenizer.head.project.weight *= 8  # type: ignore[operator, union-attr]
-        genie.dynamics.head.weight *= 4
-        genie.dynamics.transformer.places *= 30
-    genie.prompts.copy_(videos(config.num_prompts, 1, seed=9)[:, 0])
-    return genie
-
-
-def videos(batch: int, time: int, seed: int = 0) -> Tensor:
-    return torch.randint(0, 256, (batch, time, 16, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
-
-
-def actions_for(worlds: int, steps: int) -> Tensor:
-    return torch.randint(0, 4, (worlds, steps), generator=torch.Generator().manual_seed(0))
-
-
 @pytest.fixture(scope="module")
 def genie() -> Genie:
-    return tiny_genie()
+    return bold_genie(TINY)
 
 
 @pytest.mark.parametrize("num_frames", [1, 4])
 def test_imagine_is_a_rollout_stepped_by_hand(genie: Genie, num_frames: int) -> None:
-    prompts, actions = videos(2, num_frames), actions_for(2, 7)
+    prompts, actions = videos(2, num_frames), actions_for(7, 2).T
     frames = genie.imagine(prompts, actions, seed=5)
     assert frames.shape == (2, 7, 16, 16, 3)
     assert frames.dtype == torch.uint8
@@ -73,7 +47,7 @@ def test_imagine_is_a_rollout_stepped_by_hand(genie: Genie, num_frames: int) -> 
 
 
 def test_imagine_draws_as_it_is_told(genie: Genie) -> None:
-    prompts, actions, greedy = videos(2, 2), actions_for(2, 5), SamplingConfig(steps=1, temperature=0.0)
+    prompts, actions, greedy = videos(2, 2), actions_for(5, 2).T, SamplingConfig(steps=1, temperature=0.0)
     frames = genie.imagine(prompts, actions, sampling=greedy)
     assert torch.equal(genie.imagine(prompts, actions, sampling=greedy, seed=6), frames)
     assert not torch.equal(genie.imagine(prompts, actions), frames)
@@ -114,12 +88,12 @@ def test_a_saved_genie_comes_back_the_same(genie: Genie, tmp_path: Path) -> None
     assert not loaded.training
     assert loaded.num_latent_actions == 4
     assert torch.equal(loaded.prompts, genie.prompts)
-    assert torch.equal(loaded.imagine(videos(2, 2), actions_for(2, 4)), genie.imagine(videos(2, 2), actions_for(2, 4)))
+    assert torch.equal(loaded.imagine(videos(2, 2), actions_for(4, 2).T), genie.imagine(videos(2, 2), actions_for(4, 2).T))
     assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["config.json", "model.safetensors"]
 
 
 def test_half_the_bytes_are_nearly_the_same_genie(tmp_path: Path) -> None:
-    genie = tiny_genie()
+    genie = bold_genie(TINY)
     genie.tokenizer.quantizer.steps.fill_(100_001)
     genie.save_pretrained(tmp_path / "whole")
     genie.save_pretrained(tmp_path / "half", half=True)
@@ -135,7 +109,7 @@ def test_half_the_bytes_are_nearly_the_same_genie(tmp_path: Path) -> None:
     assert next(genie.parameters()).dtype == torch.float32  # saving does not change the one that is saved
     tokens = torch.randint(0, 16, (1, 4, 16), generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(loaded.tokenizer.decode(tokens), genie.tokenizer.decode(tokens), rtol=0, atol=0.02)
-    loaded.imagine(videos(1, 2), actions_for(1, 2))
+    loaded.imagine(videos(1, 2), actions_for(2, 1).T)
 
 
 def test_a_part_can_be_saved_by_itself(genie: Genie, tmp_path: Path) -> None:

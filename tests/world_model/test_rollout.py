@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from bold_world import BOLD, GREEDY, LAYERS, NUM_ACTIONS, WINDOW, actions_for, bold_genie, videos
+from random_world import assert_same_frames
 from torch import Tensor
 
 from world_model import Genie, Rollout, SamplingConfig
@@ -22,12 +23,6 @@ def play(rollout: Rollout, actions: Tensor) -> tuple[Tensor, Tensor]:
         frames.append(rollout.step(action))
         tokens.append(rollout.tokens)
     return torch.stack(frames, dim=1), torch.stack(tokens, dim=1)
-
-
-def assert_same_picture(frames: Tensor, expected: Tensor) -> None:
-    """But for one step of 255: sums in another order may round differently."""
-    assert frames.shape == expected.shape
-    assert (frames.int() - expected.int()).abs().max() <= 1
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +55,7 @@ def test_the_same_seeds_give_the_same_frames(genie: Genie) -> None:
     expected = frames([7, 8])
     assert torch.equal(frames([7, 8]), expected)
     other = frames([7, 9])
-    assert_same_picture(other[0], expected[0])
+    assert_same_frames(other[0], expected[0])
     assert (other[1].int() - expected[1].int()).abs().max() > 1
 
 
@@ -85,7 +80,7 @@ def test_a_world_does_not_depend_on_its_neighbours(genie: Genie, num_frames: int
         alone.reset(prompts[world, None], seeds=[4 + world])
         single_frames, single_tokens = play(alone, actions[:, world, None])
         assert torch.equal(single_tokens[0], tokens[world])
-        assert_same_picture(single_frames[0], frames[world])
+        assert_same_frames(single_frames[0], frames[world])
 
 
 @pytest.mark.parametrize("num_frames", [1, 2, WINDOW, WINDOW + 5])
@@ -100,14 +95,14 @@ def test_a_masked_reset_begins_some_worlds_anew_and_leaves_the_others_alone(geni
 
     shown = rollout.reset(prompts, seeds=[10, 11], mask=[True, False, True])
     assert torch.equal(shown[1], undisturbed.frames[1])
-    assert_same_picture(shown[[0, 2]], new.reset(prompts, seeds=[10, 11]))
+    assert_same_frames(shown[[0, 2]], new.reset(prompts, seeds=[10, 11]))
     frames, tokens = play(rollout, actions[age:])
     expected_frames, expected_tokens = play(undisturbed, actions[age:])
     assert torch.equal(frames[1], expected_frames[1])
     assert torch.equal(tokens[1], expected_tokens[1])
     new_frames, new_tokens = play(new, actions[age:, [0, 2]])
     assert torch.equal(tokens[[0, 2]], new_tokens)
-    assert_same_picture(frames[[0, 2]], new_frames)
+    assert_same_frames(frames[[0, 2]], new_frames)
 
 
 def test_a_reset_of_all_worlds_leaves_nothing_of_what_was(genie: Genie) -> None:
@@ -202,7 +197,7 @@ def test_a_long_rollout_equals_the_whole_video_computed_at_once(genie: Genie, nu
         assert torch.equal(played[time], tokens[:, -1])
         torch.testing.assert_close(confidence[time], logits.softmax(dim=-1).amax(dim=-1)[:, 0], rtol=1e-3, atol=1e-4)
     images = (genie.tokenizer.decode(tokens) * 255).round().to(torch.uint8)[:, -len(actions) - 1 :]
-    assert_same_picture(torch.stack([first, *frames], dim=1), images)
+    assert_same_frames(torch.stack([first, *frames], dim=1), images)
     assert (images.int().diff(dim=1).abs().amax(dim=(2, 3, 4)) > 10).float().mean() > 0.5  # it does not stand still
 
 
