@@ -122,7 +122,7 @@ def test_codes_name_four_known_motions() -> None:
 @pytest.mark.slow
 def test_a_few_true_actions_in_training_make_codes_of_them(tmp_path: Path) -> None:
     """In a third of the steps that codes need to find the motions by themselves, 40 labels have taught them a good part, in the mean of
-    three trainings, which differ: by 0.19, 0.11 and 0.26 of the transitions on one machine."""
+    three trainings, which differ: on one machine they tell 0.53, 0.44 and 0.55 of the transitions, without labels 0.34, 0.33 and 0.29."""
     with VideoWriter(tmp_path / "videos.h5", frame_shape=(32, 32, 3)) as writer:
         for video in moving_square(64, 8, seed=0)[0].numpy():
             writer.append(video)
@@ -138,7 +138,7 @@ def test_a_few_true_actions_in_training_make_codes_of_them(tmp_path: Path) -> No
         table = torch.zeros(4, 4).index_put_((model.encode(frames).indices, directions), torch.tensor(1.0), accumulate=True)
         return float(table.max(dim=1).values.sum() / table.sum())
 
-    assert np.mean([agreement(labelled, seed) - agreement(None, seed) for seed in range(3)]) > 0.08
+    assert np.mean([agreement(labelled, seed) for seed in range(3)]) > agreement(None, 0) + 0.08
 
 
 def test_labelled_transitions_are_checked(tmp_path: Path) -> None:
