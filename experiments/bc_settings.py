@@ -78,12 +78,7 @@ class LatentActionSettings:
             raise ValueError(f"lam_levels is {self.lam_levels}; record from 4 to {len(WORLD_MODEL_LEVELS)}")
         if not self.lam_games or set(self.lam_games) - set(GAMES):
             raise ValueError(f"lam_games is {' '.join(self.lam_games) or 'empty'}; choose one or more of {', '.join(GAMES)}")
-        if (
-            self.lam_clip_length < 2
-            or self.lam_batch_size < 1
-            or self.lam_batch_size * (self.lam_clip_length - 1) < 2
-            or self.lam_labels < 0
-        ):
+        if self.lam_clip_length < 2 or self.lam_batch_size * (self.lam_clip_length - 1) < 2 or self.lam_labels < 0:
             raise ValueError(
                 f"lam_clip_length is {self.lam_clip_length}, lam_batch_size {self.lam_batch_size} and lam_labels {self.lam_labels}; "
                 "choose clips of 2 frames or more, at least two transitions a batch, and 0 labels or more"
