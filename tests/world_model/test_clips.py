@@ -76,7 +76,7 @@ def test_sampler_resumes_bit_identically(video_path: Path) -> None:
             next(sampler)
         state = json.loads(json.dumps(sampler.state_dict()))
         expected = [next(sampler) for _ in range(5)]
-        resumed = ClipSampler([video], clip_length=4, batch_size=8, seed=99)
+        resumed = ClipSampler([video], clip_length=4, batch_size=8, seed=3)
         resumed.load_state_dict(state)
         for batch, wanted in zip(resumed, expected, strict=False):
             np.testing.assert_array_equal(batch.positions, wanted.positions)
@@ -85,6 +85,8 @@ def test_sampler_resumes_bit_identically(video_path: Path) -> None:
         assert not np.array_equal(again, other)
         with pytest.raises(ValueError, match="batch_size 8 and this one has 9"):
             ClipSampler([video], clip_length=4, batch_size=9, seed=3).load_state_dict(state)
+        with pytest.raises(ValueError, match="seed 3 and this one has 99"):
+            ClipSampler([video], clip_length=4, batch_size=8, seed=99).load_state_dict(state)
     equally_long = write_episodes(video_path.with_name("other.h5"), [5, 2, 21], first=100)
     with VideoFile(equally_long) as video, pytest.raises(ValueError, match="a run with videos .* resume with the same data"):
         ClipSampler([video], clip_length=4, batch_size=8, seed=3).load_state_dict(state)

@@ -1,4 +1,5 @@
 import json
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -11,10 +12,10 @@ from moving_square import moving_square
 from torch import Tensor
 
 from world_model import LatentActionConfig, LatentActionModel
-from world_model.data import ClipBatch, VideoFile, VideoWriter
+from world_model.data import ClipBatch, ClipSampler, VideoFile, VideoWriter
 from world_model.latent_actions import latent_action_loss
 from world_model.training import LabelledTransitions, TrainingConfig, train_latent_action_model
-from world_model.training.latent_actions import SupervisedLatentActions, supervised_objective
+from world_model.training.latent_actions import LabelledBatch, LabelledBatches, SupervisedLatentActions, supervised_objective
 
 TINY = LatentActionConfig(
     image_height=32, image_width=32, patch_size=8, d_model=32, num_layers=1, num_heads=2, num_codes=4, code_dim=8, ramp_steps=150
@@ -157,28 +158,61 @@ def test_labelled_transitions_are_checked(tmp_path: Path) -> None:
         train_latent_action_model([file], TINY, TrainingConfig(steps=1), clip_length=4, batch_size=2, labelled=labelled)
 
 
-def test_labelled_clips_do_not_depend_on_the_number_of_devices() -> None:
+def test_labelled_clips_do_not_depend_on_the_number_of_devices(tmp_path: Path) -> None:
     """Where each device's share of a batch is a multiple of four clips."""
-    frames, labelled = random_frames(8, 3).numpy(), LabelledTransitions(random_frames(16, 3).numpy(), np.arange(16))
-    learner, seeds, seen = SupervisedLatentActions(LatentActionModel(TINY), labelled, weight=1.0, seed=0), np.arange(8) * 5 % 16, []
-    learner.model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    for part in (slice(0, 8), slice(0, 4), slice(4, 8)):
-        supervised_objective(learner, ClipBatch(frames[part], np.arange(8)[part], seeds[part]))
-    assert torch.equal(seen[0][8:], torch.cat([seen[1][4:], seen[2][4:]]))
+    labelled = LabelledTransitions(random_frames(16, 3).numpy(), np.arange(16))
+    with VideoWriter(tmp_path / "videos.h5", frame_shape=(32, 32, 3)) as writer:
+        writer.append(random_frames(1, 20)[0].numpy())
+    with VideoFile(tmp_path / "videos.h5") as file:
+        whole, *shares = (
+            next(LabelledBatches(ClipSampler([file], clip_length=3, batch_size=8, seed=0, **share), labelled, weight=1.0)).labelled
+            for share in ({}, {"rank": 0, "world_size": 2}, {"rank": 1, "world_size": 2})
+        )
+    assert whole.actions.tolist() == [action for share in shares for action in share.actions]
+    np.testing.assert_array_equal(whole.clips, labelled.clips[whole.actions])
 
 
 def test_labels_are_a_part_of_the_loss() -> None:
-    frames, labelled = random_frames(4, 3).numpy(), LabelledTransitions(random_frames(2, 3).numpy(), np.array([2, 0]))
-    batch, losses = ClipBatch(frames, np.arange(4), np.arange(4)), {}
+    frames, labelled = random_frames(4, 3).numpy(), LabelledTransitions(random_frames(1, 3, seed=1).numpy(), np.array([2]))
+    clips, losses = ClipBatch(frames, np.arange(4), np.arange(4)), {}
     for weight in (0.0, 1.0):
-        learner = SupervisedLatentActions(LatentActionModel(TINY), labelled, weight=weight, seed=0)
-        losses[weight], metrics = supervised_objective(learner, batch)
+        learner = SupervisedLatentActions(LatentActionModel(TINY), 3, seed=0)
+        losses[weight], metrics = supervised_objective(learner, LabelledBatch(clips, labelled, weight))
     with torch.no_grad():
-        quantized = learner.model.encode(torch.from_numpy(np.concatenate([frames, labelled.clips[:1]])))
+        quantized = learner.model.encode(torch.from_numpy(np.concatenate([frames, labelled.clips])))
         named = F.cross_entropy(learner.name_action(quantized.vectors[-1:, -1]), torch.tensor([2]))
     assert (losses[1.0] - losses[0.0]).item() == pytest.approx(named.item(), rel=0.05) and metrics["action_accuracy"] in (0, 1)
     losses[1.0].backward()
     assert learner.name_action.weight.grad is not None and learner.name_action.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_training_goes_on_with_the_same_labels_alone(tmp_path: Path) -> None:
+    labels = LabelledTransitions(random_frames(3, 4).numpy(), np.array([0, 1, 2]))
+    with VideoWriter(tmp_path / "videos.h5", frame_shape=(32, 32, 3)) as writer:
+        writer.append(random_frames(1, 8)[0].numpy())
+
+    def run(name: str, **changes: Any) -> dict[str, Tensor]:
+        settings = {"clip_length": 4, "batch_size": 2, "labelled": labels, "checkpoint": tmp_path / name}
+        with VideoFile(tmp_path / "videos.h5") as file:
+            return train_latent_action_model([file], TINY, TrainingConfig(steps=4), **settings | changes).state_dict()
+
+    def interrupt(step: int, metrics: dict[str, Tensor]) -> None:
+        if step == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        run("interrupted", on_step=interrupt)
+    others = {
+        "labels": {"labelled": replace(labels, actions=labels.actions[::-1])},
+        "label_weight": {"label_weight": 0.5},
+        "seed": {"seed": 1},
+    }
+    for name, change in others.items():
+        with pytest.raises(ValueError, match=f"belongs to another run .* with {name} "):
+            run("interrupted", **change)
+    resumed, whole = run("interrupted"), run("whole")
+    assert all(torch.equal(resumed[name], weight) for name, weight in whole.items())
 
 
 def test_a_single_transition_cannot_be_learned_from() -> None:

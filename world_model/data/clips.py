@@ -68,6 +68,7 @@ class ClipSampler:
         self.files = tuple(files)
         self.clip_length = clip_length
         self.batch_size = batch_size
+        self.seed = seed
         self._share = slice(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
         self._file_starts = np.cumsum([0] + [file.num_frames for file in files])
         self._episode_starts = np.cumsum(lengths) - lengths
@@ -109,8 +110,8 @@ class ClipSampler:
         return {
             "clip_length": self.clip_length,
             "batch_size": self.batch_size,
+            "seed": self.seed,
             "videos": self._videos,
-            "draws_per_clip": 2,  # earlier samplers drew no seeds
         }
 
 
