@@ -67,7 +67,8 @@ class Settings:
     patience: float = 10.0
     """seconds that one measurement may take; of an uncached frame that takes longer one step is measured and multiplied (marked ~)"""
     output: Path = Path("runs/bench_rollout.csv")
-    """table of all figures, written as they come; `frames_measured` is 0 where one step was measured and multiplied"""
+    """table of all figures, written as they come: seconds are those of a frame of all worlds of a batch; `frames_measured` is 0 where one
+    step was measured and multiplied"""
 
 
 def median_seconds(call: Callable[[], object], device: torch.device, patience: float) -> tuple[float, int]:
@@ -201,14 +202,25 @@ def measure(settings: Settings, device: torch.device) -> Iterator[dict[str, obje
             yield row("cached compiled", shape, settings.dtypes[0], 1, 16, num_steps, 16)
 
 
-def frames_per_second(num_envs: int, device: torch.device, patience: float) -> float:
-    """Frames a second of Genie-v0 with an untrained coinrun-small at its own sampling settings, its decoder included."""
+def measure_environment(num_envs: int, device: torch.device, patience: float) -> dict[str, object]:
+    """A row for Genie-v0 with an untrained coinrun-small at its own sampling settings, its decoder included."""
     config = dataclasses.replace(coinrun_small(), num_prompts=1)
     envs = gymnasium.make_vec("Genie-v0", num_envs=num_envs, model=Genie(config).to(device))
     envs.reset(seed=0)
     actions = envs.action_space.sample()
-    seconds, _ = median_seconds(lambda: [envs.step(actions) for _ in range(10)], device, patience)
-    return 10 * num_envs / seconds
+    seconds, count = median_seconds(lambda: [envs.step(actions) for _ in range(10)], device, patience)
+    print(f"Genie-v0, coinrun-small, {num_envs} worlds: {10 * num_envs / seconds:.1f} frames a second")
+    return {
+        "shape": "coinrun-small",
+        "way": "Genie-v0",
+        "dtype": "float32",
+        "batch": num_envs,
+        "context": config.dynamics.transformer.temporal_window,
+        "steps": config.sampling.steps,
+        "seconds_per_frame": round(seconds / 10, 4),
+        "seconds_per_step": round(seconds / 10 / config.sampling.steps, 5),
+        "frames_measured": 10 * count,
+    }
 
 
 def main() -> None:
@@ -220,8 +232,8 @@ def main() -> None:
         writer.writeheader()
         print(machine())
         for num_envs in settings.batches:
-            frames = frames_per_second(num_envs, device, settings.patience)
-            print(f"Genie-v0, coinrun-small, {num_envs} worlds: {frames:.1f} frames a second")
+            writer.writerow(measure_environment(num_envs, device, settings.patience))
+            file.flush()
         for row in measure(settings, device):
             writer.writerow(row)
             file.flush()
