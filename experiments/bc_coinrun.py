@@ -36,7 +36,7 @@ import torch
 import tyro
 from bc_agents import Agents
 from bc_report import film, known_actions, label_report, write_summary
-from bc_settings import PRESETS, RECIPES, Settings
+from bc_settings import PRESETS, RECIPES, Settings, check_lam_options
 from bc_videos import LabelledVideos
 from plot_finetuning import plot_finetuning
 from plot_level_solve import COLUMNS, plot, read_results
@@ -216,6 +216,7 @@ def main() -> None:
     finder.add_argument("--preset", default="demo", choices=PRESETS)
     preset = finder.parse_known_args()[0].preset
     settings = tyro.cli(Settings, default=PRESETS[preset], description=__doc__)
+    check_lam_options(settings)
     tune_cpu()
     with stoppable(settings.runs, settings.minutes):
         Study(settings).run()

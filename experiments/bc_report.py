@@ -5,19 +5,16 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import os
-import platform
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from bc_settings import Settings
+from bc_settings import RECIPES, Settings
 from pictures import save
 from PIL import Image
 from plot_level_solve import Percents
+from report import machine
 from tqdm import tqdm
 
 from genie_agents.coinrun import ACTION_NAMES, AIRBORNE_ALIASES, ALIASES, GROUND_ALIASES, TAKE_OFFS
@@ -93,26 +90,18 @@ def film(agent: Agent, level_seeds: Sequence[int], difficulty: str, output: Path
     save(pictures[0], output, save_all=True, append_images=pictures[1:], duration=133, loop=0)
 
 
-def machine() -> dict[str, Any]:
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-    )
-    processors = [line for line in _read_lines("/proc/cpuinfo") if line.startswith("model name")]
-    return {
-        "commit": commit.stdout.strip() or "not a git checkout",
-        "processor": processors[0].split(":")[1].strip() if processors else platform.processor(),
-        "cores": os.cpu_count(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
+def interval(values: Sequence[float], *, least: float, most: float) -> list[float] | None:
+    """The confidence interval of a mean over seeds, cut to what values may be."""
+    return np.clip(confidence_interval(values), least, most).round(2).tolist() if len(values) > 1 else None
 
 
-def _read_lines(path: str) -> list[str]:
-    try:
-        return Path(path).read_text().splitlines()
-    except OSError:  # not Linux
-        return []
+def compare(values: Sequence[float], oracle: Sequence[float] | None) -> dict[str, Any] | None:
+    """An agent's percents of levels solved less the oracle's, by seed: both play the same levels."""
+    if oracle is None:
+        return None
+    differences = np.subtract(values, oracle)
+    mean, by_seed = round(float(differences.mean()), 2), differences.round(2).tolist()
+    return {"mean": mean, "confidence_interval_95": interval(differences, least=-100, most=100), "by_seed": by_seed}
 
 
 def write_summary(
@@ -123,15 +112,17 @@ def write_summary(
     label_reports: dict[str, dict[str, Any]],
     percents: Percents,
 ) -> None:
-    """summary.json: levels solved with confidence intervals, quality of the labels, wall time per stage, settings, machine."""
+    """summary.json: levels solved and the difference from the oracle, with confidence intervals, quality of the labels, wall time per
+    stage, settings, machine."""
     solved = [
         {
             "agent": agent,
             "difficulty": difficulty,
             "labelled_samples": count or None,
             "percent_solved": round(float(np.mean(values)), 2),
-            "confidence_interval_95": [round(bound, 2) for bound in confidence_interval(values)] if len(values) > 1 else None,
+            "confidence_interval_95": interval(values, least=0, most=100),
             "seeds": len(values),
+            "less_the_oracle": compare(values, percents.get(("oracle", difficulty, 0))) if agent in RECIPES else None,
         }
         for (agent, difficulty, count), values in percents.items()
     ]

@@ -12,6 +12,8 @@ from genie_agents.policy import PolicyConfig
 from world_model import LatentActionConfig
 from world_model.training import TrainingConfig
 
+POOL = 20_000  # frames among which those to be labelled are sought
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -186,14 +188,17 @@ class Settings(LatentActionSettings):
         RecordingConfig(noise=self.noise)
         if self.train_lam and self.lam != "lam-platformers":
             raise ValueError(f"lam is {self.lam}, and --train-lam trains another model: leave out one of them")
-        if not self.train_lam and (self.lam_games != ("coinrun",) or self.lam_labels):
-            raise ValueError("lam_games and lam_labels are for a latent action model trained anew; add --train-lam")
         if self.finetune_steps and self.policy.architecture == "st_vivit":
             raise ValueError("finetune_steps needs a nature or an impala policy, not 'st_vivit'")
         for name in ("labelled_samples", "relabelled_samples"):
             if not getattr(self, name) or min(getattr(self, name)) < 1:
                 raise ValueError(f"{name} needs at least one number, each at least 1")
         check_distinct(self, "agents", "labelled_samples", "relabelled_samples")
+        for agent in self.agents:
+            recipe = RECIPES.get(agent, RECIPES["relabelled"])
+            name = "relabelled_samples" if recipe.order == "map_then_clone" else "labelled_samples"
+            if recipe.mapping != "dictionary" and max(getattr(self, name)) > POOL:
+                raise ValueError(f"{name} has {max(getattr(self, name))}; {agent} chooses at most {POOL}")
         if not 0 <= self.airborne_frames <= SHORTEST_JUMP - 1:
             raise ValueError(f"airborne_frames is {self.airborne_frames}; choose from 0 to {SHORTEST_JUMP - 1}, when a jump may be over")
         for name in ("label_balance", "relabelling_confidence"):
@@ -247,3 +252,11 @@ SMOKE = replace(
 )
 
 PRESETS = {"demo": DEMO, "paper": PAPER, "smoke": SMOKE}
+
+
+def check_lam_options(settings: Settings) -> None:
+    """Raises ValueError where the training of a latent action model is described and none is trained."""
+    names = [name for name in vars(settings) if name.startswith("lam_")]
+    changed = [name for name in names if getattr(settings, name) != getattr(PRESETS[settings.preset], name)]
+    if changed and not settings.train_lam:
+        raise ValueError(f"{', '.join(changed)}: for a latent action model trained anew; add --train-lam")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from bc_settings import Settings
+from bc_settings import POOL, Settings
 from progress import training_bar
 from recording import record
 from run_cache import RunCache
@@ -27,7 +27,6 @@ from world_model.files import replace_when_written
 from world_model.serialization import find_model
 from world_model.training import LabelledTransitions, train_latent_action_model
 
-POOL = 20_000  # frames among which those to be labelled are sought
 FIRST_QUESTIONS = 32
 HELD = 8  # frames of a press that are asked for
 DIRECTIONS = (LEFT, NOOP, RIGHT)
@@ -76,7 +75,7 @@ class LabelledVideos:
         settings, sources = self.settings, self.latent_action_videos()
 
         def build(folder: Path) -> None:
-            files = [file for source in sources for file in open_videos(source)]
+            files = open_videos(*sources)
             model = train_latent_action_model(
                 files,
                 settings.lam_model,
@@ -133,7 +132,7 @@ class LabelledVideos:
 
     @cached_property
     def frames(self) -> Videos:
-        return Videos.load([file for d in self.settings.difficulties for file in open_videos(self.demonstrations(d))])
+        return Videos.load(open_videos(*(self.demonstrations(d) for d in self.settings.difficulties)))
 
     @cached_property
     def true_actions(self) -> dict[str, np.ndarray]:
@@ -196,8 +195,6 @@ class LabelledVideos:
         that is met the following frames are asked for, until the common direction is back: held on, a key does not look as when just
         pressed, and of what was never met the layer has no doubts. It does not ask about keys for up and down, which do nothing in the air.
         """
-        if count > POOL:
-            raise ValueError(f"{count} labelled samples were asked for, and of a mapping that reads features at most {POOL} are")
         if len(self._questioned.get((difficulty, seed), ())) < count:
             keys, usable = self.true_actions[difficulty], self.usable(difficulty)
             directions = AIRBORNE_ALIASES[keys]

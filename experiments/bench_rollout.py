@@ -22,7 +22,7 @@ from typing import Literal
 import gymnasium
 import torch
 import tyro
-from bc_report import machine
+from report import machine
 from torch import Tensor
 
 import world_model  # noqa: F401 (registers Genie-v0)
@@ -69,6 +69,10 @@ class Settings:
     output: Path = Path("runs/bench_rollout.csv")
     """table of all figures, written as they come: seconds are those of a frame of all worlds of a batch; `frames_measured` is 0 where one
     step was measured and multiplied"""
+
+    def __post_init__(self) -> None:
+        if min(self.contexts) < 2:
+            raise ValueError(f"contexts is {' '.join(map(str, self.contexts))}; measure 2 frames, the new one and one before it, or more")
 
 
 def median_seconds(call: Callable[[], object], device: torch.device, patience: float) -> tuple[float, int]:

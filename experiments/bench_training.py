@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 import tyro
-from bc_report import machine
+from report import machine
 from torch import Tensor
 
 from world_model import DynamicsConfig, DynamicsModel, VideoTokenizer, VideoTokenizerConfig

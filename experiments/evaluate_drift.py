@@ -30,9 +30,9 @@ from report import markdown_table, write_results
 from run_cache import RunCache
 from torch import Tensor
 from tqdm import tqdm
-from world_videos import MIXED, Source, check_frame_shape, open_all
+from world_videos import MIXED, Source, check_frame_shape, held_out, open_all
 
-from genie_agents.coinrun import FRAME_SHAPE, MAX_EPISODE_STEPS, TEST_LEVELS, VALIDATION_LEVELS
+from genie_agents.coinrun import FRAME_SHAPE, MAX_EPISODE_STEPS
 from genie_agents.demonstrations import open_videos
 from genie_agents.experts.players import RANDOM_PLAYERS
 from world_model import Genie, LatentActionLabeller, Rollout, VideoTokenizerConfig
@@ -114,7 +114,7 @@ def long_episodes(settings: Settings, tokenizer: VideoTokenizerConfig) -> dict[S
     if found:
         return found
     check_frame_shape("CoinRun", FRAME_SHAPE, tokenizer)
-    name, levels = ("test", TEST_LEVELS) if settings.test else ("validation", VALIDATION_LEVELS)
+    name, levels = held_out(settings.test)
     share = len(levels) // len(RANDOM_PLAYERS)
     return {
         (difficulty, player): find_episodes(settings, f"{name}-long", levels[index * share : (index + 1) * share], difficulty, player)

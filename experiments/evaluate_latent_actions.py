@@ -23,15 +23,14 @@ from bc_report import known_actions, label_report, name_keys
 from progress import training_bar
 from report import markdown_table, write_results
 from run_cache import RunCache
-from world_videos import mixed_videos
+from world_videos import held_out, mixed_videos
 
 from genie_agents.cloning import Videos
-from genie_agents.coinrun import DIFFICULTIES, FRAME_SHAPE, GROUND_ALIASES, NUM_ACTIONS, TEST_LEVELS, VALIDATION_LEVELS, WORLD_MODEL_LEVELS
+from genie_agents.coinrun import DIFFICULTIES, FRAME_SHAPE, GROUND_ALIASES, NUM_ACTIONS, TEST_LEVELS, WORLD_MODEL_LEVELS
 from genie_agents.demonstrations import open_videos
 from genie_agents.inverse_dynamics import infer_actions, train_inverse_dynamics
 from genie_agents.policy import Policy
 from world_model import Genie, GenieConfig, LatentActionLabeller
-from world_model.data import VideoFile
 from world_model.serialization import change_config, name_model_class
 from world_model.training import TrainingConfig, tune_cpu
 
@@ -65,8 +64,9 @@ class Settings:
     def __post_init__(self) -> None:
         if not self.difficulties:
             raise ValueError("difficulties is empty; choose easy, hard or both")
-        if min(self.levels, self.idm_levels) < 4:
-            raise ValueError(f"levels is {self.levels} and idm_levels {self.idm_levels}; give at least 4, one for each kind of player")
+        for name, available in (("levels", TEST_LEVELS), ("idm_levels", WORLD_MODEL_LEVELS)):
+            if not 4 <= getattr(self, name) <= len(available):
+                raise ValueError(f"{name} is {getattr(self, name)}; give 4, one for each kind of player, to {len(available)}")
 
 
 class Study:
@@ -87,7 +87,7 @@ class Study:
         sources = [folder for difficulty in DIFFICULTIES for folder in self.videos("videos", levels, difficulty)]
 
         def build(folder: Path) -> None:
-            files = open_folders(sources)
+            files = open_videos(*sources)
             actions, ground = known_actions(files)
             model = train_inverse_dynamics(
                 Videos.load(files),
@@ -106,10 +106,10 @@ class Study:
 
     def reports(self, labeller: LatentActionLabeller) -> dict[str, dict[str, Any]]:
         """By difficulty: what label_report says of the codes and of the supervised model, and the share of the two agreements."""
-        name, levels = ("test", TEST_LEVELS) if self.settings.test else ("validation", VALIDATION_LEVELS)
+        name, levels = held_out(self.settings.test)
         supervised, reports = self.supervised(), {}
         for difficulty in self.settings.difficulties:
-            files = open_folders(self.videos(name, levels[: self.settings.levels], difficulty))
+            files = open_videos(*self.videos(name, levels[: self.settings.levels], difficulty))
             actions, ground = known_actions(files)
             codes = np.concatenate([labeller.label(file) for file in files])
             keys = infer_actions(supervised, Videos.load(files))
@@ -120,10 +120,6 @@ class Study:
             latent, reference = (report["agreement_on_ground"] for report in found.values())
             reports[difficulty] = {"share_of_supervised": latent / reference, **found}
         return reports
-
-
-def open_folders(folders: list[Path]) -> list[VideoFile]:
-    return [file for folder in folders for file in open_videos(folder)]
 
 
 def pool(tables: list[dict[int, dict[int, int]]]) -> dict[int, dict[int, int]]:

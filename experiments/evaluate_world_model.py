@@ -22,11 +22,11 @@ from report import markdown_table, write_results
 from run_cache import RunCache
 from torch import Tensor
 from tqdm import tqdm
-from world_videos import Source, videos_to_judge_on
+from world_videos import MIXED, Source, videos_to_judge_on
 
 from genie_agents.demonstrations import find_player
 from genie_agents.experts.view import SIGHT
-from world_model import Genie
+from world_model import Genie, Rollout
 from world_model.data import ClipSampler, VideoFile
 from world_model.metrics import code_use, delta_psnr, psnr, ssim
 from world_model.rollout import to_uint8
@@ -65,8 +65,12 @@ class Settings:
             raise ValueError("test plays CoinRun's test levels, and data gives other videos: leave out one of them")
         if self.frames < 4:
             raise ValueError(f"frames is {self.frames}; predict at least 4, as the control that actions have is measured at the fourth")
-        if self.prompt_frames < 1:
-            raise ValueError(f"prompt_frames is {self.prompt_frames}; show at least 1")
+        if self.prompt_frames < 1 or self.clips < 1:
+            raise ValueError(f"prompt_frames is {self.prompt_frames} and clips {self.clips}; give at least 1 of each")
+        if not self.data and self.prompt_frames + self.frames > MIXED.max_steps + 1:
+            raise ValueError(
+                f"prompt_frames is {self.prompt_frames} and frames {self.frames}, and CoinRun's videos have {MIXED.max_steps + 1} at most"
+            )
 
 
 @torch.no_grad()
@@ -131,10 +135,14 @@ def summarize(figures: list[dict[str, np.ndarray]], num_codes: int) -> dict[str,
 def measure_sources(genie: Genie, videos: dict[Source, list[VideoFile]], settings: Settings) -> dict[str, dict[str, Any]]:
     """The figures of all clips, of each part of the sources' names (difficulties, players), and of each source."""
     figures: dict[Source, list[dict[str, np.ndarray]]] = {source: [] for source in videos}
+    clip_length = settings.prompt_frames + settings.frames
+    samplers = {  # all of them before anything is imagined: videos may be too short
+        source: ClipSampler(files, clip_length=clip_length, batch_size=settings.clips, seed=settings.seed)
+        for source, files in videos.items()
+    }
     with tqdm(total=len(videos) * settings.clips, desc="clips", unit="clip", dynamic_ncols=True) as bar:
         for source, files in videos.items():
-            clip_length = settings.prompt_frames + settings.frames
-            drawn = next(ClipSampler(files, clip_length=clip_length, batch_size=settings.clips, seed=settings.seed))
+            drawn = next(samplers[source])
             clips, places = torch.from_numpy(drawn.frames), None
             if not settings.data:
                 player = torch.from_numpy(np.concatenate([find_player(file) for file in files]))
@@ -165,7 +173,7 @@ def as_table(found: dict[str, dict[str, Any]], num_frames: int) -> str:
             f"rollout of {num_frames} frames, PSNR / SSIM": f"{row['rollout_psnr']:.1f} / {row['rollout_ssim']:.2f}",
             "standing still, PSNR": f"{row['standing_still_psnr']:.1f}",
             **sight,
-            "delta-PSNR(4)": f"{row['delta_psnr']:.1f}",
+            "delta-PSNR(4) from one frame": f"{row['delta_psnr']:.1f}",
             "latent actions that occur, largest share": (
                 f"{np.count_nonzero(row['latent_action_use'])}, {100 * max(row['latent_action_use']):.0f} %"
             ),
@@ -178,6 +186,8 @@ def as_table(found: dict[str, dict[str, Any]], num_frames: int) -> str:
 def main() -> None:
     settings = tyro.cli(Settings, description=__doc__)
     genie = Genie.from_pretrained(settings.model).to("cuda" if torch.cuda.is_available() else "cpu")
+    if settings.prompt_frames > (most := Rollout(genie, 1).max_prompt_frames):
+        raise SystemExit(f"prompt_frames is {settings.prompt_frames}, and {settings.model} begins with {most} frames at most")
     videos = videos_to_judge_on(
         RunCache(settings.runs),
         settings.data,

@@ -119,8 +119,11 @@ def draw_curve(axis: Axes, percents: Percents, agent: str, difficulty: str, labe
     if counts:
         means = [np.mean(percents[agent, difficulty, n]) for n in counts]
         bands = np.array([confidence_interval(percents[agent, difficulty, n]) for n in counts])
-        axis.plot(counts, means, color=color, label=label, **style)
-        axis.fill_between(counts, bands[:, 0], bands[:, 1], color=color, alpha=0.12, linewidth=0)
+        if len(counts) == 1:  # a band over a single N has no width
+            axis.errorbar(counts, means, yerr=np.abs(bands.T - means), color=color, label=label, capsize=4, **style)
+        else:
+            axis.plot(counts, means, color=color, label=label, **style)
+            axis.fill_between(counts, bands[:, 0], bands[:, 1], color=color, alpha=0.12, linewidth=0)
 
 
 @dataclass(frozen=True, kw_only=True)

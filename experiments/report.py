@@ -1,18 +1,46 @@
-"""What a measuring script leaves: results.json, and the same as a Markdown table."""
+"""What a measuring script leaves: results.json, the same as a Markdown table, and on which machine it was measured."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import platform
 import shlex
+import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bc_report import machine
+import torch
 
 from world_model.files import replace_when_written
+
+
+def machine() -> dict[str, Any]:
+    """The commit of the code, and what it runs on."""
+    describe = ["git", "describe", "--always", "--dirty"]
+    try:
+        commit = subprocess.run(describe, cwd=Path(__file__).parent, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:  # no git on this machine
+        commit = ""
+    processors = [line for line in _read_lines("/proc/cpuinfo") if line.startswith("model name")]
+    return {
+        "commit": commit or "not a git checkout",
+        "processor": processors[0].split(":")[1].strip() if processors else platform.processor(),
+        "cores": os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def _read_lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text().splitlines()
+    except OSError:  # not Linux
+        return []
 
 
 def write_results(folder: Path, settings: Any, results: dict[str, Any]) -> None:

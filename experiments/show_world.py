@@ -61,7 +61,12 @@ class Settings:
     scale: int = 3
     """pixels of the rollout for each pixel of a frame, along each side"""
     seed: int = 0
-    """seed of the choice of clips, of the actions and of sampling"""
+    """seed of recording, of the choice of clips, of the actions and of sampling"""
+
+    def __post_init__(self) -> None:
+        for name in ("repeats", "worlds", "hold", "scale"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; give at least 1")
 
 
 def action_rows(genie: Genie, prompt: torch.Tensor, repeats: int, seed: int) -> list[tuple[str, torch.Tensor]]:
@@ -79,7 +84,7 @@ def clip_rows(genie: Genie, settings: Settings) -> list[tuple[str, torch.Tensor]
     videos = videos_to_judge_on(cache, settings.data, genie, levels=settings.levels, test=False, difficulties=difficulties, seed=seed)
     samplers = [ClipSampler(files, clip_length=CLIP_FRAMES, batch_size=1, seed=seed) for files in videos.values()]
     real = torch.from_numpy(np.concatenate([next(sampler).frames for sampler in samplers]))
-    drawn, _, imagined = redraw_and_imagine(genie, real, seed=seed)
+    drawn, _, imagined = redraw_and_imagine(genie, real.to(genie.prompts.device), seed=seed)
     return [
         row
         for clip, source in enumerate(videos)
@@ -89,7 +94,7 @@ def clip_rows(genie: Genie, settings: Settings) -> list[tuple[str, torch.Tensor]
 
 def main() -> None:
     settings = tyro.cli(Settings, description=__doc__)
-    genie = Genie.from_pretrained(settings.model)
+    genie = Genie.from_pretrained(settings.model).to("cuda" if torch.cuda.is_available() else "cpu")
     settings.output.mkdir(parents=True, exist_ok=True)
     if not all(0 <= prompt < len(genie.prompts) for prompt in settings.prompts):
         raise SystemExit(f"{settings.model} has prompts 0 ... {len(genie.prompts) - 1}, not {settings.prompts}: choose some of those")
@@ -105,7 +110,7 @@ def main() -> None:
         if step % settings.hold == 0:
             actions = generator.integers(genie.num_latent_actions, size=settings.worlds)
         pictures.append(rollout.step(actions))
-    images = [Image.fromarray(np.concatenate(list(frames.numpy()), axis=1).squeeze()) for frames in pictures]  # grey has one channel
+    images = [Image.fromarray(np.concatenate(list(frames.cpu().numpy()), axis=1).squeeze()) for frames in pictures]  # grey has one channel
     images = [image.resize((image.width * settings.scale, image.height * settings.scale), Image.Resampling.NEAREST) for image in images]
     gif = [image.quantize(32) for image in images]
     save(gif[0], settings.output / "rollout.gif", save_all=True, append_images=gif[1:], duration=66, loop=0)

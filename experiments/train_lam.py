@@ -19,8 +19,9 @@ from typing import Any, Literal
 
 import tyro
 from bc_coinrun import Study
-from bc_report import machine, name_keys
+from bc_report import name_keys
 from bc_settings import LatentActionSettings, Settings
+from report import machine
 from stopping import stoppable
 
 from genie_agents.coinrun import DIFFICULTIES

@@ -65,7 +65,7 @@ class Training:
             check_frame_shape(settings.game, FRAME_SHAPE, self.config.tokenizer)
         if settings.tensorboard:
             find_tensorboard()
-        for name, phase in self.phases.items():
+        for name, phase in self.settings.phases.items():
             if phase.batch_size % self.fabric.world_size:
                 raise SystemExit(
                     f"{name}: a batch of {phase.batch_size} clips cannot be divided among {self.fabric.world_size} processes: "
@@ -73,17 +73,6 @@ class Training:
                 )
         self.beginning = None if settings.start_from is None else Genie.from_pretrained(settings.start_from)
         """the world whose weights to begin with"""
-
-    @property
-    def phases(self) -> dict[str, Phase]:
-        """How what is not given is trained, by the name of its options."""
-        settings = self.settings
-        phases = {"dynamics": settings.dynamics}
-        if settings.tokenizer_from is None:
-            phases["tokenizer"] = settings.tokenizer
-        if settings.latent_action_training == "frozen" and settings.lam is None:
-            phases["latent_actions"] = settings.latent_actions
-        return phases
 
     @property
     def minutes_left(self) -> float | None:
@@ -108,7 +97,7 @@ class Training:
     def files(self) -> list[VideoFile]:
         files = open_all(self.sources, self.config.tokenizer)
         longest = max(int(np.diff(file.episode_starts).max()) for file in files)
-        for name, phase in self.phases.items():
+        for name, phase in self.settings.phases.items():
             if longest < phase.clip_length:
                 raise SystemExit(
                     f"{name}: it learns from clips of {phase.clip_length} frames, and the longest episode has {longest}: "
@@ -194,7 +183,8 @@ class Training:
             fabric.barrier()
 
         about = {"phase": dataclasses.asdict(phase), "seed": settings.seed, "model": dataclasses.asdict(model.config)}
-        about["model"].pop("sampling", None)  # of a Genie: how it plays is not learned
+        for unlearned in ("sampling", "action_meanings"):  # of a Genie
+            about["model"].pop(unlearned, None)
         about["data"] = [file.fingerprint() for file in self.files] if settings.data else []
         about["start_from"] = None if settings.start_from is None else identify_model(settings.start_from)
         about["below"] = [identify_model(folder) for folder in below]  # by content: a model given by its folder may have been replaced
@@ -294,9 +284,7 @@ def main() -> None:
         with stoppable(settings.runs):
             folder = training.genie()
     except OutOfTime as stopped:
-        if training.fabric.is_global_zero:
-            print(stopped)
-        return
+        raise SystemExit(str(stopped) if training.fabric.is_global_zero else 1) from None
     if training.fabric.is_global_zero:
         save_world(folder, settings.output, settings.model.sampling)
         print(f"the world is in {settings.output}; the stages' logs, checkpoints and pictures of validation videos are in {settings.runs}")

@@ -23,6 +23,10 @@ class Phase:
     batch_size: int = 8
     """clips of a batch, over all devices together"""
 
+    def __post_init__(self) -> None:
+        if self.clip_length < 1 or self.batch_size < 1:
+            raise ValueError(f"clip_length is {self.clip_length} and batch_size {self.batch_size}; give at least 1 of each")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -103,6 +107,36 @@ class Settings:
                 raise ValueError(f"{name}: clips of {phase.clip_length} frames are shorter than the temporal window of {window}")
         if not 4 <= self.levels <= len(WORLD_MODEL_LEVELS):
             raise ValueError(f"levels is {self.levels}; choose 4 to {len(WORLD_MODEL_LEVELS)}")
+        if self.seed < 0:
+            raise ValueError(f"seed is {self.seed}; choose 0 or more")
+        transitions = self.latent_actions.batch_size * (self.latent_actions.clip_length - 1)
+        if "latent_actions" in self.phases and transitions < 2:
+            raise ValueError(f"latent_actions: its batches have {transitions} transitions; give larger batches, or longer clips")
+        if self.strategy == "fsdp":
+            self._check_fsdp()
+
+    @property
+    def phases(self) -> dict[str, Phase]:
+        """How what is not given is trained, by the name of its options."""
+        phases = {"dynamics": self.dynamics}
+        if self.tokenizer_from is None:
+            phases["tokenizer"] = self.tokenizer
+        if self.latent_action_training == "frozen" and self.lam is None:
+            phases["latent_actions"] = self.latent_actions
+        return phases
+
+    def _check_fsdp(self) -> None:
+        """Raises ValueError for what cannot be trained with weights that are split, before hours of recording and training."""
+        for name, phase in self.phases.items():
+            if phase.training.muon_learning_rate:
+                raise ValueError(f"{name}: Muon needs whole matrices and FSDP splits them: set its training.muon-learning-rate to 0")
+        codebooks = {} if self.tokenizer_from else {"tokenizer": self.model.tokenizer.codebook_update}
+        codebooks |= {} if self.lam else {"latent-actions": self.model.latent_actions.codebook_update}
+        for name, update in codebooks.items():
+            if update == "gradient":
+                raise ValueError(
+                    f"FSDP would lose the dead codes that a codebook trained by gradient revives: set model.{name}.codebook-update to ema"
+                )
 
 
 SMALL = Settings(

@@ -58,9 +58,16 @@ def videos_to_judge_on(
     if data:
         return {(str(path),): open_all([path], genie.config.tokenizer) for path in data}
     check_frame_shape("CoinRun", FRAME_SHAPE, genie.config.tokenizer)
-    name, seeds = ("test", TEST_LEVELS) if test else ("validation", VALIDATION_LEVELS)
+    name, seeds = held_out(test)
+    if not 4 <= levels <= len(seeds):
+        raise SystemExit(f"levels is {levels}; play 4, one for each kind of player, to {len(seeds)}")
     folders = videos_by_source(cache, name, seeds[:levels], game="coinrun", difficulties=difficulties, seed=seed)
     return {source: open_videos(folder) for source, folder in folders.items()}
+
+
+def held_out(test: bool) -> tuple[str, range]:
+    """The name and the seeds of the levels to judge on: test levels, or validation levels."""
+    return ("test", TEST_LEVELS) if test else ("validation", VALIDATION_LEVELS)
 
 
 def open_all(paths: Sequence[Path], tokenizer: VideoTokenizerConfig) -> list[VideoFile]:

@@ -296,13 +296,16 @@ def find_player(file: VideoFile) -> np.ndarray:
     return places
 
 
-def open_videos(folder: Path) -> list[VideoFile]:
-    """All videos of a folder, files named .h5 or .hdf5, in the order of their names.
+def open_videos(*folders: Path) -> list[VideoFile]:
+    """All videos of one or several folders, files named .h5 or .hdf5, folder by folder in the order of their names.
 
     Raises:
-        FileNotFoundError: the folder holds no HDF5 video.
+        FileNotFoundError: a folder holds no HDF5 video.
     """
-    paths = sorted(path for path in folder.iterdir() if path.suffix in (".h5", ".hdf5")) if folder.is_dir() else []
-    if not paths:
-        raise FileNotFoundError(f"no HDF5 video (.h5 or .hdf5) in {folder}; record some first")
-    return [VideoFile(path) for path in paths]
+    videos = []
+    for folder in folders:
+        paths = sorted(path for path in folder.iterdir() if path.suffix in (".h5", ".hdf5")) if folder.is_dir() else []
+        if not paths:
+            raise FileNotFoundError(f"no HDF5 video (.h5 or .hdf5) in {folder}; record some first")
+        videos += [VideoFile(path) for path in paths]
+    return videos

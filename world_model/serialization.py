@@ -87,11 +87,12 @@ def find_model(folder: str | Path) -> Path:
 
 
 def identify_model(folder: str | Path) -> str:
-    """The folder's name and a hash of configuration and weights: says where labels or frames made by a model come from. What its
-    latent actions mean, in words, does not count."""
+    """The folder's name and a hash of configuration and weights: says where labels or frames made by a model come from. Of a Genie,
+    neither what its latent actions mean, in words, nor how frames are sampled counts: neither is learned."""
     folder = find_model(folder)
     name, config = _read_description(folder / CONFIG_FILE)
-    config.pop("action_meanings", None)
+    for unlearned in ("action_meanings", "sampling"):
+        config.pop(unlearned, None)
     digest = sha256(_describe(name, config).encode() + (folder / WEIGHTS_FILE).read_bytes()).hexdigest()
     return f"{folder.resolve().name}-{digest[:12]}"
 

@@ -5,14 +5,14 @@ import dataclasses
 import numpy as np
 import pytest
 from bc_coinrun import Study
-from bc_report import label_report
+from bc_report import compare, interval, label_report
 from bc_settings import PRESETS, Settings
 from bc_videos import draw_labelled_transitions
-from plot_level_solve import COLUMNS, read_results
+from plot_level_solve import COLUMNS, draw_curve, plt, read_results
 from run_cache import RunCache
 
 from genie_agents.coinrun import LEFT, NOOP, RIGHT, RIGHT_UP, TEST_LEVELS, VALIDATION_LEVELS
-from genie_agents.evaluation import Evaluation
+from genie_agents.evaluation import Evaluation, confidence_interval
 from genie_agents.policy import Policy
 from world_model.data import VideoFile, VideoWriter
 
@@ -401,3 +401,22 @@ def test_results_of_several_runs_are_read_together(tmp_path):
     path.write_text("a,b\n1,2\n")
     with pytest.raises(ValueError, match="no results.csv"):
         read_results([path])
+
+
+def test_an_agent_is_compared_with_the_oracle_seed_by_seed() -> None:
+    assert compare([80.0, 70.0, 90.0], [82.0, 71.0, 90.0]) == {
+        "mean": -1.0,
+        "confidence_interval_95": [-3.48, 1.48],
+        "by_seed": [-2, -1, 0],
+    }
+    assert compare([80.0], [82.0]) == {"mean": -2.0, "confidence_interval_95": None, "by_seed": [-2]}
+    assert compare([80.0], None) is None
+    assert interval([0.0, 8.0, 60.0], least=0, most=100)[0] == 0  # no agent solves less than none
+
+
+def test_an_agent_of_one_number_of_samples_is_drawn_with_its_interval() -> None:
+    figure, axis = plt.subplots()
+    draw_curve(axis, {("relabelled_linear", "easy", 200): [90.0, 92.0, 94.0]}, "relabelled_linear", "easy", "agent", color="k", marker="P")
+    ((bar,),) = (container.lines[2][0].get_segments() for container in axis.containers)
+    np.testing.assert_allclose(bar[:, 1], confidence_interval([90.0, 92.0, 94.0]))
+    plt.close(figure)

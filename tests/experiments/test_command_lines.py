@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from bc_coinrun import Study
-from bc_settings import DEMO, RECIPES, Settings
+from bc_settings import DEMO, PRESETS, RECIPES, Settings, check_lam_options
 from plot_level_solve import COLUMNS, read_results
 from scripts import EXPERIMENTS, run
 from stable_baselines3 import PPO
@@ -146,8 +146,8 @@ def test_a_name_that_is_none_is_refused_before_anything_is_recorded(tmp_path):
     [
         ({"agents": ()}, "agents is empty"),
         ({"train_lam": True, "lam_games": ("pong",)}, "lam_games is pong; choose one or more of bigfish"),
-        ({"lam_games": ("climber",)}, "add --train-lam"),
-        ({"lam_labels": 5}, "add --train-lam"),
+        ({"agents": ("genie_lam_network",), "labelled_samples": (20_001,)}, "labelled_samples has 20001; genie_lam_network chooses"),
+        ({"agents": ("relabelled_linear",), "relabelled_samples": (16, 20_001)}, "relabelled_samples has 20001"),
         ({"relabelling_confidence": 90}, "choose from 0 to 1"),
         ({"agents": ("oracle", "random", "oracle")}, "agents is oracle random oracle; name each once"),
         ({"labelled_samples": (16, 16)}, "labelled_samples is 16 16; name each once"),
@@ -167,6 +167,15 @@ def test_a_name_that_is_none_is_refused_before_anything_is_recorded(tmp_path):
 def test_settings_that_do_not_go_together_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         Settings(**changes)
+
+
+def test_options_of_a_training_that_does_not_happen_are_refused():
+    check_lam_options(dataclasses.replace(PRESETS["smoke"], train_lam=True, lam_games=("climber",)))
+    for settings in PRESETS.values():
+        check_lam_options(settings)
+        for change in ({"lam_games": ("climber",)}, {"lam_labels": 5}, {"lam_batch_size": 3}):
+            with pytest.raises(ValueError, match=f"{next(iter(change))}: .* add --train-lam"):
+                check_lam_options(dataclasses.replace(settings, **change))
 
 
 def test_ppo_trains_and_goes_on(tmp_path):

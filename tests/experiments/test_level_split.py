@@ -46,7 +46,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> Levels:
     monkeypatch.setattr(recording, "record_videos", record_nothing)
     for module in (bc_coinrun, evaluate_drift, world_videos):
         monkeypatch.setattr(module, "open_videos", open_nothing)
-    monkeypatch.setattr(evaluate_latent_actions, "open_folders", open_nothing)
+    monkeypatch.setattr(evaluate_latent_actions, "open_videos", open_nothing)
     return lambda: {name: sorted(set(asked)) for name, asked in levels.items()}
 
 

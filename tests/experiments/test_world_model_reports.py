@@ -5,21 +5,23 @@ from dataclasses import replace
 from pathlib import Path
 
 import evaluate_drift
+import evaluate_latent_actions
 import evaluate_world_model
 import numpy as np
 import pytest
+import show_world
 import torch
 from evaluate_drift import Videos, figures
 from pictures import film_strips, save_clips
 from PIL import Image
-from report import markdown_table
+from report import machine, markdown_table
 from scripts import run
-from world_videos import videos_by_source
+from world_videos import videos_by_source, videos_to_judge_on
 
 from genie_agents.coinrun import RIGHT, RIGHT_UP, ProcgenEnv
 from genie_agents.experts.game_state import read_state
 from world_model import Genie
-from world_model.data import VideoWriter
+from world_model.data import VideoFile, VideoWriter
 from world_model.metrics import psnr, total_variation_distance
 from world_model.presets import coinrun_small, tiny
 
@@ -188,8 +190,16 @@ def test_rollouts_may_begin_with_several_frames(world):
 def test_what_cannot_be_measured_is_said_in_a_sentence():
     with pytest.raises(ValueError, match="predict at least 4"):
         evaluate_world_model.Settings(frames=3)
-    with pytest.raises(ValueError, match="show at least 1"):
-        evaluate_world_model.Settings(prompt_frames=0)
+    for few in ({"prompt_frames": 0}, {"clips": 0}):
+        with pytest.raises(ValueError, match="give at least 1 of each"):
+            evaluate_world_model.Settings(**few)
+    with pytest.raises(ValueError, match="frames 100, and CoinRun's videos have 101"):
+        evaluate_world_model.Settings(prompt_frames=2, frames=100)
+    with pytest.raises(ValueError, match="hold is 0"):
+        show_world.Settings(hold=0)
+    for levels in ({"levels": -5}, {"idm_levels": 10_001}):
+        with pytest.raises(ValueError, match="levels is .* to 10000"):
+            evaluate_latent_actions.Settings(**levels)
     with pytest.raises(ValueError, match="give some of 9 to 1000"):
         evaluate_drift.Settings(lengths=(1001,))
     with pytest.raises(ValueError, match="give at least 1"):
@@ -199,6 +209,32 @@ def test_what_cannot_be_measured_is_said_in_a_sentence():
     for settings in (evaluate_world_model.Settings, evaluate_drift.Settings):
         with pytest.raises(ValueError, match="leave out one of them"):
             settings(data=(Path("a.h5"),), test=True)
+
+
+def test_all_videos_are_long_enough_before_any_is_imagined(tmp_path, monkeypatch):
+    for name, length in (("long", 20), ("short", 6)):
+        with VideoWriter(tmp_path / f"{name}.h5", frame_shape=(32, 32, 3)) as video:
+            video.append(np.zeros((length, 32, 32, 3), np.uint8))
+    monkeypatch.setattr(evaluate_world_model, "measure", lambda *_, **__: pytest.fail("measured before all videos were looked at"))
+    videos = {(name,): [VideoFile(tmp_path / f"{name}.h5")] for name in ("long", "short")}
+    with pytest.raises(ValueError, match="no clip of 11 frames fits"):
+        evaluate_world_model.measure_sources(Genie(tiny()), videos, evaluate_world_model.Settings(data=(tmp_path,)))
+
+
+def test_a_prompt_longer_than_the_past_is_refused(world):
+    result = run("evaluate_world_model.py", "--model", world, "--prompt-frames", "40")
+    assert result.returncode == 1 and f"prompt_frames is 40, and {world} begins with 15 frames at most" in result.stderr
+
+
+@pytest.mark.parametrize("levels", [-5, 3, 10_001])
+def test_levels_that_there_are_not_are_refused(levels):
+    with pytest.raises(SystemExit, match=f"levels is {levels}; play 4"):
+        videos_to_judge_on(None, (), Genie(coinrun_small()), levels=levels, test=False, difficulties=["easy"], seed=0)
+
+
+def test_the_machine_is_described_without_git_too(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert machine()["commit"] == "not a git checkout"
 
 
 def test_too_few_levels_for_the_players_are_refused():

@@ -27,7 +27,7 @@ def test_a_world_is_trained_from_videos_in_one_command_that_goes_on_where_it_sto
     arguments += ["--validation-data", write_videos(tmp_path / "b.h5", 1), "--output", tmp_path / "world", "--runs", tmp_path / "runs"]
     arguments += ["--tokenizer.training.steps", "3", "--dynamics.training.steps", "2", "--validate-every", "2"]
     stopped = run("train_world_model.py", *arguments, "--minutes", "0")
-    assert stopped.returncode == 0 and "tokenizer: 1 of 3 steps" in stopped.stdout, stopped.stderr
+    assert stopped.returncode == 1 and stopped.stderr.endswith("tokenizer: 1 of 3 steps done; the same command goes on from here\n")
     assert not (tmp_path / "world").exists()
 
     finished = run("train_world_model.py", *arguments)
@@ -84,6 +84,8 @@ def test_the_game_makes_the_videos(tmp_path):
         (["--max-corruption", "20"], "max_corruption is 20.0"),
         (["--levels", "200", "--minutes", "0"], "stopped; what is done is kept"),
         (["--start-from", "lam-platformers"], "not a Genie"),
+        (["--seed", "-1"], "seed is -1"),
+        (["--tokenizer.batch-size", "0"], "batch_size 0; give at least 1"),
         (["--preset", "coinrun-base", "--tokenizer-from", "coinrun-small"], "num_tokens of tokenizer and dynamics"),
     ],
 )

@@ -40,7 +40,11 @@ def test_a_changed_setting_or_other_videos_redo_a_stage(tmp_path: Path, monkeypa
     assert tokenizer(dynamics=longer, minutes=1.0) == tokenizer()
     others = tokenizer(data=(write_video(tmp_path / "b.h5", 1),)), tokenizer(seed=1), tokenizer(start_from=str(tmp_path / "one"))
     assert len({tokenizer(), *others}) == 4
-    assert dynamics(model=replace(settings.model, sampling=SamplingConfig(temperature=0.1))) == dynamics()  # of playing, not of learning
+    for unlearned in (
+        {"sampling": SamplingConfig(temperature=0.1)},
+        {"action_meanings": ("LEFT",) * settings.model.latent_actions.num_codes},
+    ):
+        assert dynamics(model=replace(settings.model, **unlearned)) == dynamics()
     assert len({dynamics(), dynamics("other"), dynamics(dynamics=longer), dynamics(max_corruption=0.1)}) == 4
 
 
@@ -49,6 +53,26 @@ def test_videos_that_are_too_short_are_refused_before_anything_is_learned(tmp_pa
     with pytest.raises(SystemExit, match="dynamics: it learns from clips of 8 frames, and the longest episode has 6"):
         Training(settings).genie()
     assert not settings.runs.exists()
+
+
+def test_what_cannot_be_split_is_refused_at_once() -> None:
+    """The paper's CoinRun models have codebooks that learn by gradient, coinrun-small's dynamics model learns by Muon."""
+    small, paper = PRESETS["coinrun-small"], PRESETS["coinrun-paper"]
+    with pytest.raises(ValueError, match="dynamics: Muon needs whole matrices"):
+        replace(small, strategy="fsdp")
+    with pytest.raises(ValueError, match=r"set model\.tokenizer\.codebook-update to ema"):
+        replace(paper, strategy="fsdp")
+    with pytest.raises(ValueError, match=r"set model\.latent-actions\.codebook-update to ema"):
+        replace(paper, strategy="fsdp", tokenizer_from="anyone's")
+    replace(paper, strategy="fsdp", tokenizer_from="anyone's", lam="anyone's", latent_action_training="frozen")
+    replace(PRESETS["platformers"], strategy="fsdp")
+
+
+def test_frozen_latent_actions_need_two_transitions_a_batch() -> None:
+    frames = replace(PRESETS["coinrun-small"].latent_actions, clip_length=1)
+    replace(PRESETS["coinrun-small"], latent_actions=frames)  # beside the dynamics model its clips count
+    with pytest.raises(ValueError, match="latent_actions: its batches have 0 transitions"):
+        replace(PRESETS["coinrun-small"], latent_actions=frames, latent_action_training="frozen")
 
 
 def test_batches_that_the_processes_cannot_share_are_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
