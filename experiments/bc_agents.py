@@ -228,7 +228,9 @@ class Agents:
 
     def training_seed(self, seed: int) -> int:
         """The seed that the policy was cloned with which plays as `seed`."""
-        return seed if self.settings.policy_per_seed else self.settings.seed
+        if self.settings.policy_per_seed:
+            return seed
+        return self.settings.seed if self.settings.cloning_seed is None else self.settings.cloning_seed
 
     def mapping_seed(self, name: str) -> int:
         """The seed that chooses the labelled samples of an agent that plays as seed 0."""

@@ -136,6 +136,9 @@ class Settings(LatentActionSettings):
     """of so many frames after a take-off relabelling tells the direction alone, as UP does nothing there and its label is noise"""
     n_label_cloning: TrainingConfig = TrainingConfig(steps=120)
     n_label_batch_size: int = 128
+    cloning_seed: int | None = None
+    """seed of cloning and of the labelled samples by which videos are relabelled, where it shall not be that of recording: another
+    training from the same videos"""
     policy_per_seed: bool = False
     """clone a policy for every seed, as the paper does; else one serves all seeds, and the intervals leave training out"""
 
@@ -178,6 +181,8 @@ class Settings(LatentActionSettings):
                 raise ValueError(f"{name} is {getattr(self, name)}; choose 0 for the likeliest action, 1 to sample as learned")
         if self.policy.image_size != 64:
             raise ValueError(f"policy.image_size is {self.policy.image_size}, and CoinRun's pictures have 64 pixels: leave it out")
+        if self.cloning_seed is not None and (self.cloning_seed < 0 or self.policy_per_seed):
+            raise ValueError(f"cloning_seed is {self.cloning_seed}; choose 0 or more, and leave policy_per_seed out: that has its own")
         if not self.agents:
             raise ValueError("agents is empty; choose at least one")
         if self.finetune_steps < 0 or self.finetune_learning_rate <= 0:

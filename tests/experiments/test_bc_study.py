@@ -358,11 +358,15 @@ def test_a_changed_setting_redoes_what_depends_on_it_and_nothing_else(monkeypatc
         ({"n_label_temperature": 1.0}, {"n_label_bc"}),
         ({"temperature": 1.0}, cloned),
         ({"seed": 1}, of_videos),
+        ({"cloning_seed": 1}, cloned),
+        ({"cloning_seed": 0}, set()),
         ({"max_steps": 30}, names),
         ({"minutes": 1.0, "output": tmp_path / "elsewhere"}, set()),
     ):
         after = folders(**changes)
         assert {name for name in names if after[name] != before[name]} == redone, changes
+    second, per_seed = (Study(dataclasses.replace(smoke, **s)).agents for s in ({"cloning_seed": 1}, {"policy_per_seed": True}))
+    assert second.policies("relabelled_linear", "easy")[0, 16] == per_seed.policies("relabelled_linear", "easy")[1, 16]
 
 
 def test_reports_of_labels_count_what_they_say():

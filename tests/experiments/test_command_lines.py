@@ -157,6 +157,7 @@ def test_a_name_that_is_none_is_refused_before_anything_is_recorded(tmp_path):
         ({"n_label_temperature": -0.5}, "n_label_temperature is -0.5; choose 0"),
         ({"policy": dataclasses.replace(DEMO.policy, image_size=32)}, "pictures have 64 pixels"),
         ({"finetune_steps": -1}, "finetune_steps is -1"),
+        ({"cloning_seed": 1, "policy_per_seed": True}, "leave policy_per_seed out"),
         ({"noise": 1.0}, "noise is 1.0"),
         ({"train_lam": True, "lam": "coinrun-small"}, "leave out one of them"),
         ({"train_lam": True, "lam_clip_length": 1}, "lam_clip_length is 1"),
