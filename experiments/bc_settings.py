@@ -99,7 +99,7 @@ class Settings(LatentActionSettings):
     """Options of the study; the defaults are those of the chosen preset. One policy is cloned from the videos of all difficulties."""
 
     preset: Literal["demo", "paper", "smoke"] = "demo"
-    """demo: an hour on one CPU core; paper: the full protocol, for a GPU; smoke: seconds, for tests"""
+    """demo: an hour on one CPU core; paper: the full protocol, for a GPU; smoke: minutes, for tests"""
     output: Path = Path("runs/bc_coinrun/demo")
     """folder for results.csv, summary.json, level_solve.png and agent.gif"""
 
@@ -199,10 +199,11 @@ class Settings(LatentActionSettings):
             if not getattr(self, name) or min(getattr(self, name)) < 1:
                 raise ValueError(f"{name} needs at least one number, each at least 1")
         check_distinct(self, "agents", "labelled_samples", "relabelled_samples")
-        for agent in self.agents:
-            recipe = RECIPES.get(agent, RECIPES["relabelled"])
+        for agent in (*self.agents, *((self.finetune_agent,) if self.finetune_steps else ())):
+            if (recipe := RECIPES.get(agent)) is None or recipe.mapping == "dictionary":
+                continue
             name = "relabelled_samples" if recipe.order == "map_then_clone" else "labelled_samples"
-            if recipe.mapping != "dictionary" and max(getattr(self, name)) > POOL:
+            if max(getattr(self, name)) > POOL:
                 raise ValueError(f"{name} has {max(getattr(self, name))}; {agent} chooses at most {POOL}")
         if not 0 <= self.airborne_frames <= SHORTEST_JUMP - 1:
             raise ValueError(f"airborne_frames is {self.airborne_frames}; choose from 0 to {SHORTEST_JUMP - 1}, when a jump may be over")
@@ -260,8 +261,8 @@ PRESETS = {"demo": DEMO, "paper": PAPER, "smoke": SMOKE}
 
 
 def check_lam_options(settings: Settings) -> None:
-    """Raises ValueError where the training of a latent action model is described and none is trained."""
+    """Ends the program where the training of a latent action model is described and none is trained."""
     names = [name for name in vars(settings) if name.startswith("lam_")]
     changed = [name for name in names if getattr(settings, name) != getattr(PRESETS[settings.preset], name)]
     if changed and not settings.train_lam:
-        raise ValueError(f"{', '.join(changed)}: for a latent action model trained anew; add --train-lam")
+        raise SystemExit(f"{', '.join(changed)}: for a latent action model trained anew; add --train-lam")

@@ -71,7 +71,7 @@ class Settings:
     step was measured and multiplied"""
 
     def __post_init__(self) -> None:
-        if min(self.contexts) < 2:
+        if not self.contexts or min(self.contexts) < 2:
             raise ValueError(f"contexts is {' '.join(map(str, self.contexts))}; measure 2 frames, the new one and one before it, or more")
 
 
@@ -217,7 +217,7 @@ def measure_environment(num_envs: int, device: torch.device, patience: float) ->
     return {
         "shape": "coinrun-small",
         "way": "Genie-v0",
-        "dtype": "float32",
+        "dtype": "bfloat16" if device.type == "cuda" else "float32",  # as Rollout chooses
         "batch": num_envs,
         "context": config.dynamics.transformer.temporal_window,
         "steps": config.sampling.steps,

@@ -64,7 +64,9 @@ class Settings:
     """seed of recording, of the choice of clips, of the actions and of sampling"""
 
     def __post_init__(self) -> None:
-        for name in ("repeats", "worlds", "hold", "scale"):
+        if not self.prompts:
+            raise ValueError("prompts is empty; choose at least one")
+        for name in ("repeats", "worlds", "frames", "hold", "scale"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; give at least 1")
 

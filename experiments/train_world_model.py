@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 import time
 from collections.abc import Callable
 from functools import cached_property
@@ -31,7 +32,7 @@ from world_model_settings import PRESETS, Phase, Settings
 from world_videos import check_frame_shape, mixed_videos, open_all
 
 from genie_agents.coinrun import FRAME_SHAPE, VALIDATION_LEVELS, WORLD_MODEL_LEVELS
-from world_model import DynamicsModel, Genie, GenieConfig, LatentActionModel, SamplingConfig, VideoTokenizer
+from world_model import DynamicsModel, Genie, GenieConfig, LatentActionModel, VideoTokenizer
 from world_model.data import ClipBatch, ClipSampler, VideoFile
 from world_model.metrics import delta_psnr, psnr
 from world_model.rollout import to_uint8
@@ -65,7 +66,7 @@ class Training:
             check_frame_shape(settings.game, FRAME_SHAPE, self.config.tokenizer)
         if settings.tensorboard:
             find_tensorboard()
-        for name, phase in self.settings.phases.items():
+        for name, phase in settings.phases.items():
             if phase.batch_size % self.fabric.world_size:
                 raise SystemExit(
                     f"{name}: a batch of {phase.batch_size} clips cannot be divided among {self.fabric.world_size} processes: "
@@ -262,14 +263,16 @@ def find_tensorboard() -> type[SummaryWriter]:
     return SummaryWriter
 
 
-def save_world(trained: Path, output: Path, sampling: SamplingConfig) -> None:
-    """Put a trained world where the user wants it; where the same lies already, what was written there of its latent actions stays."""
+def save_world(trained: Path, output: Path, model: GenieConfig) -> None:
+    """Put a trained world where the user wants it, with what `model` says of sampling and latent actions, which is not learned. Where the
+    same lies already, what was written there of its latent actions stays, unless `model` has other words."""
+    unlearned = {"sampling": model.sampling} | ({"action_meanings": model.action_meanings} if model.action_meanings else {})
     weights = output / WEIGHTS_FILE
     if weights.is_file() and weights.read_bytes() == (trained / WEIGHTS_FILE).read_bytes():
-        change_config(output, Genie, GenieConfig, sampling=sampling)
+        change_config(output, Genie, GenieConfig, **unlearned)
         return
     genie = Genie.from_pretrained(trained)
-    genie.config = dataclasses.replace(genie.config, sampling=sampling)
+    genie.config = dataclasses.replace(genie.config, **unlearned)
     genie.save_pretrained(output)
 
 
@@ -284,9 +287,12 @@ def main() -> None:
         with stoppable(settings.runs):
             folder = training.genie()
     except OutOfTime as stopped:
-        raise SystemExit(str(stopped) if training.fabric.is_global_zero else 1) from None
+        if training.fabric.is_global_zero:
+            print(stopped, file=sys.stderr)
+        training.fabric.barrier()  # a process that fails has the others killed
+        raise SystemExit(1) from None
     if training.fabric.is_global_zero:
-        save_world(folder, settings.output, settings.model.sampling)
+        save_world(folder, settings.output, settings.model)
         print(f"the world is in {settings.output}; the stages' logs, checkpoints and pictures of validation videos are in {settings.runs}")
 
 

@@ -87,7 +87,7 @@ def find_model(folder: str | Path) -> Path:
 
 
 def identify_model(folder: str | Path) -> str:
-    """The folder's name and a hash of configuration and weights: says where labels or frames made by a model come from. Of a Genie,
+    """The folder's name and a hash of configuration and weights: says where what a model made, labels say, comes from. Of a Genie,
     neither what its latent actions mean, in words, nor how frames are sampled counts: neither is learned."""
     folder = find_model(folder)
     name, config = _read_description(folder / CONFIG_FILE)

@@ -148,6 +148,7 @@ def test_a_name_that_is_none_is_refused_before_anything_is_recorded(tmp_path):
         ({"train_lam": True, "lam_games": ("pong",)}, "lam_games is pong; choose one or more of bigfish"),
         ({"agents": ("genie_lam_network",), "labelled_samples": (20_001,)}, "labelled_samples has 20001; genie_lam_network chooses"),
         ({"agents": ("relabelled_linear",), "relabelled_samples": (16, 20_001)}, "relabelled_samples has 20001"),
+        ({"agents": ("oracle",), "finetune_steps": 5, "relabelled_samples": (20_001,)}, "relabelled_samples has 20001"),
         ({"relabelling_confidence": 90}, "choose from 0 to 1"),
         ({"agents": ("oracle", "random", "oracle")}, "agents is oracle random oracle; name each once"),
         ({"labelled_samples": (16, 16)}, "labelled_samples is 16 16; name each once"),
@@ -175,7 +176,7 @@ def test_options_of_a_training_that_does_not_happen_are_refused():
     for settings in PRESETS.values():
         check_lam_options(settings)
         for change in ({"lam_games": ("climber",)}, {"lam_labels": 5}, {"lam_batch_size": 3}):
-            with pytest.raises(ValueError, match=f"{next(iter(change))}: .* add --train-lam"):
+            with pytest.raises(SystemExit, match=f"{next(iter(change))}: .* add --train-lam"):
                 check_lam_options(dataclasses.replace(settings, **change))
 
 

@@ -44,9 +44,8 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> Levels:
         raise OpenedVideosError
 
     monkeypatch.setattr(recording, "record_videos", record_nothing)
-    for module in (bc_coinrun, evaluate_drift, world_videos):
+    for module in (bc_coinrun, evaluate_drift, evaluate_latent_actions, world_videos):
         monkeypatch.setattr(module, "open_videos", open_nothing)
-    monkeypatch.setattr(evaluate_latent_actions, "open_videos", open_nothing)
     return lambda: {name: sorted(set(asked)) for name, asked in levels.items()}
 
 

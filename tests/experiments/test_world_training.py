@@ -88,13 +88,15 @@ def test_batches_that_the_processes_cannot_share_are_refused_at_once(tmp_path: P
 def test_a_world_that_lies_there_already_keeps_the_words_for_its_actions(tmp_path: Path) -> None:
     config = tiny()
     Genie(config).save_pretrained(tmp_path / "stage")
-    save_world(tmp_path / "stage", tmp_path / "world", config.sampling)
+    save_world(tmp_path / "stage", tmp_path / "world", config)
     words = tuple("abcdefgh"[: config.latent_actions.num_codes])
     change_config(tmp_path / "world", Genie, GenieConfig, action_meanings=words)
     bolder = replace(config.sampling, temperature=0.9)
-    save_world(tmp_path / "stage", tmp_path / "world", bolder)
+    save_world(tmp_path / "stage", tmp_path / "world", replace(config, sampling=bolder))
     assert Genie.from_pretrained(tmp_path / "world").config == replace(config, sampling=bolder, action_meanings=words)
+    save_world(tmp_path / "stage", tmp_path / "world", replace(config, action_meanings=words[::-1]))
+    assert Genie.from_pretrained(tmp_path / "world").config == replace(config, action_meanings=words[::-1])
     Genie(config, seed=1).save_pretrained(tmp_path / "stage")
-    save_world(tmp_path / "stage", tmp_path / "world", config.sampling)  # another one: its actions mean something else
+    save_world(tmp_path / "stage", tmp_path / "world", config)  # another one: its actions mean something else
     assert Genie.from_pretrained(tmp_path / "world").config == config
     assert identify_model(tmp_path / "world")[-12:] == identify_model(tmp_path / "stage")[-12:]
