@@ -87,8 +87,10 @@ def find_model(folder: str | Path) -> Path:
 
 
 def identify_model(folder: str | Path) -> str:
-    """The folder's name and a hash of configuration and weights: says where what a model made, labels say, comes from. Of a Genie,
-    neither what its latent actions mean, in words, nor how frames are sampled counts: neither is learned."""
+    """The folder's name and a hash of configuration and weights: names the model that made some labels, or anything else.
+
+    Of a Genie, neither what its latent actions mean, in words, nor how frames are sampled counts: neither is learned.
+    """
     folder = find_model(folder)
     name, config = _read_description(folder / CONFIG_FILE)
     for unlearned in ("action_meanings", "sampling"):
