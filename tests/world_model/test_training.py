@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from world_model.layers.st_transformer import STTransformer, TransformerConfig
-from world_model.training import DYNAMICS_TRAINING, TOKENIZER_TRAINING, MetricsLog, TrainingConfig, read_log, train, tune_cpu
+from world_model.training import MetricsLog, TrainingConfig, read_log, train, tune_cpu
 from world_model.training.checkpoint import save_checkpoint
 from world_model.training.muon import Muon
 from world_model.training.state import TrainingState, make_optimizers
@@ -173,37 +173,6 @@ def test_muon_trains_the_matrices_of_hidden_layers_and_resumes_bit_for_bit(tmp_p
     change = dict(first.named_parameters())["transformer.blocks.0.feed_forward.2.weight"].detach()
     change = change - dict(start.named_parameters())["transformer.blocks.0.feed_forward.2.weight"].detach()
     assert torch.linalg.svdvals(change).max().item() == pytest.approx(0.02, rel=0.4)
-
-
-def test_muon_is_that_of_torch_but_for_rounding() -> None:
-    shapes = [(48, 16), (16, 16), (48, 16), (16, 48)]
-    starts, gradients = [torch.randn(shape) for shape in shapes], [[torch.randn(shape) for shape in shapes] for _ in range(3)]
-    ends = []
-    for make in (Muon, torch.optim.Muon):
-        weights = [nn.Parameter(start.clone()) for start in starts]
-        optimizer = make(weights, lr=0.1, weight_decay=0.01)
-        for step in gradients:
-            for weight, gradient in zip(weights, step, strict=True):
-                weight.grad = gradient.clone()
-            optimizer.step()
-        ends.append(weights)
-    for start, ours, theirs in zip(starts, *ends, strict=True):
-        assert torch.linalg.matrix_norm(ours - theirs) < 0.02 * torch.linalg.matrix_norm(ours - start)  # bfloat16 has 3 digits
-
-
-def test_muon_takes_the_kernels_of_a_convolution_as_a_matrix() -> None:
-    kernels, gradient = torch.randn(8, 4, 3, 3).to(memory_format=torch.channels_last), torch.randn(8, 4, 3, 3)
-    convolution, matrix = nn.Parameter(kernels.clone()), nn.Parameter(kernels.flatten(1).clone())
-    for weight in (convolution, matrix):
-        weight.grad = gradient.reshape(weight.shape)
-        Muon([weight], lr=0.1, weight_decay=0.01).step()
-    assert (convolution != kernels).any()
-    torch.testing.assert_close(convolution.flatten(1), matrix)
-
-
-def test_muon_refuses_what_is_no_matrix() -> None:
-    with pytest.raises(ValueError, match="AdamW"):
-        Muon([nn.Parameter(torch.zeros(3))], lr=0.1, weight_decay=0.0)
 
 
 def test_a_tuned_cpu_takes_denormal_numbers_for_zero() -> None:
@@ -376,48 +345,6 @@ def test_other_configurations_models_and_damaged_files_are_refused(tmp_path: Pat
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ValueError, match="not a readable training checkpoint"):
         run(TrainingConfig(steps=3), path)
-
-
-def test_cosine_schedule_warms_up_and_decays() -> None:
-    config = TrainingConfig(steps=100, warmup_steps=10, learning_rate=1.0, min_learning_rate=0.1)
-    rates = [config.learning_rate_at(step) for step in range(100)]
-    assert rates[0] == pytest.approx(0.1) and max(rates) == pytest.approx(1.0) and rates.index(max(rates)) in (9, 10)
-    assert rates[-1] == pytest.approx(0.1, abs=0.01) and rates[10:] == sorted(rates[10:], reverse=True)
-
-
-def test_wsd_schedule_is_flat_until_it_decays() -> None:
-    config = TrainingConfig(steps=100, schedule="wsd", warmup_steps=10, decay_fraction=0.2, learning_rate=1.0, min_learning_rate=0.1)
-    rates = [config.learning_rate_at(step) for step in range(101)]
-    assert rates[9:81] == [1.0] * 72
-    assert np.diff(rates[80:]) == pytest.approx(np.full(20, -0.9 / 20))
-    assert rates[100] == pytest.approx(0.1)
-
-
-def test_the_papers_settings_have_the_papers_rates() -> None:
-    assert {TOKENIZER_TRAINING.learning_rate_at(step) for step in (9_999, 50_000, 299_999)} == {3e-4}
-    assert DYNAMICS_TRAINING.learning_rate_at(4_999) == pytest.approx(3e-5)
-    assert DYNAMICS_TRAINING.learning_rate_at(199_999) == pytest.approx(3e-6, rel=1e-3)
-
-
-@pytest.mark.parametrize(
-    ("setting", "message"),
-    [
-        ({"steps": 0}, "at least 1 step"),
-        ({"learning_rate": 0.0, "min_learning_rate": 0.0}, "learning_rate is 0.0"),
-        ({"min_learning_rate": 1.0}, "min_learning_rate"),
-        ({"schedule": "linear"}, "choose 'cosine' or 'wsd'"),
-        ({"warmup_steps": -1}, "warmup_steps"),
-        ({"decay_fraction": 0.0}, "share of the steps"),
-        ({"weight_decay": -0.1}, "weight_decay is -0.1"),
-        ({"muon_weight_decay": -0.1}, "muon_weight_decay is -0.1"),
-        ({"beta2": 1.0}, "beta2 is 1.0"),
-        ({"ema_decay": 1.0}, "ema_decay is 1.0"),
-        ({"gradient_clip": 0.0}, "positive norm"),
-    ],
-)
-def test_bad_settings_are_refused(setting: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        replace(TrainingConfig(steps=1), **setting)
 
 
 if __name__ == "__main__":  # the run that a test kills
