@@ -28,6 +28,8 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -69,34 +71,38 @@ class Study:
     def evaluation_levels(self) -> range:
         return VALIDATION_LEVELS if self.settings.validation else TEST_LEVELS
 
-    def levels_solved(self, agent: Agent, difficulty: str, seed: int) -> np.ndarray:
-        """Which of the held-out levels (L,) bool of a seed the agent solves."""
-        settings = self.settings
-        levels = self.evaluation_levels[seed * settings.evaluation_levels : (seed + 1) * settings.evaluation_levels]
-        return evaluate(agent, levels, difficulty=difficulty, seed=seed, max_steps=settings.max_steps).solved
-
-    def results(self, name: str, difficulty: str) -> Path:
-        """Play held-out levels: rows.csv has a row for each seed and number of labelled samples, written as they come."""
-        settings, policies = self.settings, self.agents.policies(name, difficulty)
+    def play(
+        self, name: str, difficulty: str, count: int, seed: int, make: Callable[[], Agent], about: dict[str, Any], below: list[Path]
+    ) -> list[Any]:
+        """A row of results.csv: how many of a seed's held-out levels the agent solves that `make` returns. solved.npy (L,) bool: which."""
+        settings, first = self.settings, seed * self.settings.evaluation_levels
+        levels = self.evaluation_levels[first : first + settings.evaluation_levels]
 
         def build(folder: Path) -> None:
-            path = folder / "rows.csv"
-            done = {(int(row[2] or 0), int(row[3])) for row in csv.reader(path.open())} if path.exists() else set()
-            todo = [(count, seed) for seed in range(settings.seeds) for count in self.agents.counts(name) if (count, seed) not in done]
-            for count, seed in tqdm(todo, desc=f"play {name}, {difficulty}", unit="evaluation", dynamic_ncols=True):
-                solved = self.levels_solved(self.agents.make(name, difficulty, seed, count, policies), difficulty, seed)
-                with path.open("a", newline="") as file:
-                    csv.writer(file).writerow([name, difficulty, count or "", seed, len(solved), int(solved.sum())])
+            evaluation = evaluate(make(), levels, difficulty=difficulty, seed=seed, max_steps=settings.max_steps)
+            np.save(folder / "solved.npy", evaluation.solved)
 
-        about = {name: getattr(settings, name) for name in ("seeds", "evaluation_levels", "max_steps")}
-        about |= {"first_level": self.evaluation_levels[0], "labelled_samples": self.agents.counts(name)}
+        about = about | {"levels": [levels[0], levels[-1]], "playing_seed": seed, "max_steps": settings.max_steps}
+        folder = self.cache.stage(f"play-{name}-{difficulty}", about, below, build)
+        solved = np.load(folder / "solved.npy")
+        return [name, difficulty, count or "", seed, len(solved), int(solved.sum())]
+
+    def results(self, name: str, difficulty: str) -> list[list[Any]]:
+        """Play held-out levels: a row for each seed and number of labelled samples."""
+        settings, policies = self.settings, self.agents.policies(name, difficulty)
+        about: dict[str, Any] = {}
         if policies:
-            about |= {"seed": settings.seed, "temperature": settings.temperature}
+            temperature = settings.n_label_temperature if name == "n_label_bc" else settings.temperature
+            about |= {"seed": settings.seed, "temperature": temperature}
         if name in RECIPES:
             about |= {"recipe": dataclasses.asdict(RECIPES[name])}
-        if name == "n_label_bc":
-            about["temperature"] = settings.n_label_temperature
-        return self.cache.stage(f"play-{name}-{difficulty}", about, list(dict.fromkeys(policies.values())), build)
+        places = [(seed, count) for seed in range(settings.seeds) for count in self.agents.counts(name)]
+        rows = []
+        for seed, count in tqdm(places, desc=f"play {name}, {difficulty}", unit="evaluation", dynamic_ncols=True):
+            make = functools.partial(self.agents.make, name, difficulty, seed, count, policies)
+            below = [policies[seed, count]] if policies else []
+            rows.append(self.play(name, difficulty, count, seed, make, about | {"labelled_samples": count}, below))
+        return rows
 
     # Fine-tuning by reward
 
@@ -111,21 +117,12 @@ class Study:
             f"ppo-from-{start}-{difficulty}", about, self.cloned(start), lambda folder: self.finetune(start, difficulty, folder)
         )
 
-    def finetuned_results(self, start: str, difficulty: str) -> Path:
-        """Play held-out levels after it: rows.csv has a row a seed."""
-        settings, trained = self.settings, self.finetuned(start, difficulty)
-
-        def build(folder: Path) -> None:
-            agent = self.finetune(start, difficulty, trained)
-            solved = [self.levels_solved(agent, difficulty, seed) for seed in range(settings.seeds)]
-            name = "ppo_from_nothing" if start == "nothing" else "ppo_from_clone"
-            rows = [[name, difficulty, "", seed, len(s), int(s.sum())] for seed, s in enumerate(solved)]
-            with (folder / "rows.csv").open("w", newline="") as file:
-                csv.writer(file).writerows(rows)
-
-        about = {name: getattr(settings, name) for name in ("seeds", "evaluation_levels", "max_steps")}
-        about |= {"first_level": self.evaluation_levels[0]}
-        return self.cache.stage(f"play-ppo-from-{start}-{difficulty}", about, [trained], build)
+    def finetuned_results(self, start: str, difficulty: str) -> list[list[Any]]:
+        """Play held-out levels after it: a row a seed."""
+        trained = self.finetuned(start, difficulty)
+        name, count = ("ppo_from_nothing", 0) if start == "nothing" else ("ppo_from_clone", max(self.agents.counts(start)))
+        agent = functools.cache(lambda: self.finetune(start, difficulty, trained))
+        return [self.play(name, difficulty, count, seed, agent, {}, [trained]) for seed in range(self.settings.seeds)]
 
     def cloned(self, start: str) -> list[Path]:
         """The policy from which fine-tuning starts, if any."""
@@ -192,11 +189,10 @@ class Study:
     def run(self) -> None:
         settings = self.settings
         settings.output.mkdir(parents=True, exist_ok=True)
-        folders = [self.results(name, d) for name in settings.agents for d in settings.difficulties]
+        rows = [row for name in settings.agents for d in settings.difficulties for row in self.results(name, d)]
         starts = (settings.finetune_agent, "nothing") if settings.finetune_steps else ()
         finetuned = {(start, d): self.finetuned(start, d) for start in starts for d in settings.difficulties}
-        folders += [self.finetuned_results(start, d) for start, d in finetuned]
-        rows = [row for folder in folders for row in csv.reader((folder / "rows.csv").open())]
+        rows += [row for start, d in finetuned for row in self.finetuned_results(start, d)]
         results = settings.output / "results.csv"
         with replace_when_written(results) as temporary, temporary.open("w", newline="") as file:
             csv.writer(file).writerows([COLUMNS, *rows])

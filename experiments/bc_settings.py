@@ -6,7 +6,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from genie_agents.coinrun import DEMONSTRATION_LEVELS, DIFFICULTIES, FRAME_SHAPE, GAMES, SHORTEST_JUMP, TEST_LEVELS, WORLD_MODEL_LEVELS
+from genie_agents.coinrun import (
+    DEMONSTRATION_LEVELS,
+    DIFFICULTIES,
+    FRAME_SHAPE,
+    GAMES,
+    NUM_ACTIONS,
+    SHORTEST_JUMP,
+    TEST_LEVELS,
+    WORLD_MODEL_LEVELS,
+)
 from genie_agents.demonstrations import RecordingConfig
 from genie_agents.policy import PolicyConfig
 from world_model import LatentActionConfig
@@ -122,7 +131,7 @@ class Settings(LatentActionSettings):
     train_lam: bool = False
     """train a latent action model anew instead, on videos of levels that cloning never sees"""
 
-    policy: PolicyConfig = PolicyConfig(num_actions=15, architecture="impala", channels=(16, 32, 32), blocks=1, hidden=256)
+    policy: PolicyConfig = PolicyConfig(num_actions=NUM_ACTIONS, architecture="impala", channels=(16, 32, 32), blocks=1, hidden=256)
     cloning: TrainingConfig = TrainingConfig(steps=6000, muon_learning_rate=0.02, muon_weight_decay=0.5)
     cloning_batch_size: int = 256
     label_balance: float = 0.5
@@ -181,6 +190,10 @@ class Settings(LatentActionSettings):
                 raise ValueError(f"{name} is {getattr(self, name)}; choose 0 for the likeliest action, 1 to sample as learned")
         if self.policy.image_size != 64:
             raise ValueError(f"policy.image_size is {self.policy.image_size}, and CoinRun's pictures have 64 pixels: leave it out")
+        if self.policy.num_actions != NUM_ACTIONS:
+            raise ValueError(
+                f"policy.num_actions is {self.policy.num_actions}, and what is cloned decides how many there are: leave it out"
+            )
         if self.cloning_seed is not None and (self.cloning_seed < 0 or self.policy_per_seed):
             raise ValueError(f"cloning_seed is {self.cloning_seed}; choose 0 or more, and leave policy_per_seed out: that has its own")
         if not self.agents:
@@ -227,7 +240,7 @@ PAPER = replace(
     output=Path("runs/bc_coinrun/paper"),
     difficulties=DIFFICULTIES,
     levels=50_000,
-    policy=PolicyConfig(num_actions=15, architecture="impala", channels=(32, 64, 64)),
+    policy=PolicyConfig(num_actions=NUM_ACTIONS, architecture="impala", channels=(32, 64, 64)),
     cloning=replace(DEMO.cloning, steps=60_000, warmup_steps=1000, muon_weight_decay=0.1),  # the more steps, the less (tried.md)
     n_label_cloning=TrainingConfig(steps=1000),
     policy_per_seed=True,
@@ -245,7 +258,7 @@ SMOKE = replace(
     lam_training=TrainingConfig(steps=3),
     lam_clip_length=5,
     lam_batch_size=2,
-    policy=PolicyConfig(num_actions=15, architecture="impala", channels=(4, 8), blocks=1, hidden=16),
+    policy=PolicyConfig(num_actions=NUM_ACTIONS, architecture="impala", channels=(4, 8), blocks=1, hidden=16),
     cloning=replace(DEMO.cloning, steps=3),
     cloning_batch_size=8,
     n_label_cloning=TrainingConfig(steps=2),

@@ -32,7 +32,7 @@ STYLES = {
     "relabelled_network": ("Genie LAM, videos relabelled by a network", "#3c096c", "X"),
     "n_label_bc": ("N-label BC (cloned on the N samples only)", "#30638e", "s"),
     "oracle": ("oracle (all true actions)", "#2e7d32", None),
-    "ppo_from_clone": ("cloned agent, fine-tuned by PPO", "#0a9396", None),
+    "ppo_from_clone": ("cloned agent, fine-tuned by PPO", "#0a9396", "*"),
     "ppo_from_nothing": ("PPO from nothing, same steps", "#94d2bd", None),
     "constant_right_up": ("constant RIGHT+UP", "#7a7a7a", None),
     "random": ("random", "#b5b5b5", None),

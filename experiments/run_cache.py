@@ -20,7 +20,15 @@ class RunCache:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.seconds: dict[str, float] = {}
+        self._seconds: dict[Path, tuple[str, float]] = {}
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """What the stages asked for took, by name; those of one name together."""
+        total: dict[str, float] = {}
+        for name, seconds in self._seconds.values():
+            total[name] = round(total.get(name, 0) + seconds, 1)
+        return total
 
     def stage(self, name: str, settings: dict[str, Any], below: list[Path], build: Callable[[Path], None]) -> Path:
         key = json.dumps({"settings": settings, "below": [folder.name for folder in below]}, sort_keys=True, default=str)
@@ -37,5 +45,5 @@ class RunCache:
                 record |= {"seconds": record["seconds"] + time.monotonic() - start, "settings": json.loads(key)}
                 with replace_when_written(record_path) as temporary:
                     temporary.write_text(json.dumps(record, indent=1))
-        self.seconds[name] = round(record["seconds"], 1)
+        self._seconds[folder] = name, record["seconds"]
         return folder

@@ -28,7 +28,7 @@ from progress import training_bar
 from run_cache import RunCache
 from stopping import stoppable
 from torch import Tensor
-from world_model_settings import PRESETS, Phase, Settings
+from world_model_settings import NUM_PROMPTS, PRESETS, Phase, Settings
 from world_videos import check_frame_shape, mixed_videos, open_all
 
 from genie_agents.coinrun import FRAME_SHAPE, VALIDATION_LEVELS, WORLD_MODEL_LEVELS
@@ -43,7 +43,6 @@ from world_model.training.objectives import LossFunction, dynamics_objective, la
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-NUM_PROMPTS = 64
 VALIDATION_CLIPS = 32
 SAMPLE_CLIPS = 4  # clips of a picture of samples
 

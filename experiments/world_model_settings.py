@@ -12,6 +12,8 @@ from world_model.presets import coinrun_base, coinrun_paper, coinrun_small, dyna
 from world_model.training import DYNAMICS_TRAINING, TOKENIZER_TRAINING, TrainingConfig
 from world_model.training.objectives import LatentActionTraining
 
+NUM_PROMPTS = 64  # frames that a world brings along to begin from
+
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
@@ -89,6 +91,8 @@ class Settings:
             raise ValueError("lam is for latent_action_training frozen: otherwise the latent action model is trained")
         if not 0 <= self.max_corruption <= 1:
             raise ValueError(f"max_corruption is {self.max_corruption}; give a share of the tokens, 0 to 1")
+        if self.model.num_prompts:
+            raise ValueError(f"model.num_prompts is {self.model.num_prompts}, and every world gets {NUM_PROMPTS}: leave it out")
         if self.validate_every < 1:
             raise ValueError(f"validate_every is {self.validate_every}; look at least every so many steps")
         if self.dynamics.clip_length < 5:

@@ -1,6 +1,7 @@
 """The stages of bc_coinrun.py: what is built once, redone or resumed, and which levels are played."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -49,7 +50,6 @@ def test_the_curve_of_fine_tuning_has_no_steps_twice(monkeypatch, tmp_path):
             raise KeyboardInterrupt
 
     monkeypatch.setattr("genie_agents.finetuning.finetune", finetune)
-    monkeypatch.setattr(study, "levels_solved", lambda *_: np.zeros(2, dtype=bool))
     with pytest.raises(KeyboardInterrupt):
         study.finetuned("nothing", "easy")
     folder = study.finetuned("nothing", "easy")
@@ -72,25 +72,36 @@ def test_each_seed_plays_levels_of_its_own_and_none_twice(monkeypatch, tmp_path)
     study = Study(dataclasses.replace(PRESETS["smoke"], seeds=3, evaluation_levels=1, runs=tmp_path))
     with pytest.raises(KeyboardInterrupt):
         study.results("random", "easy")
-    folder = study.results("random", "easy")
-    assert (folder / "rows.csv").read_text().split() == [f"random,easy,,{seed},1,1" for seed in range(3)]
+    rows = study.results("random", "easy")
+    assert rows == [["random", "easy", "", seed, 1, 1] for seed in range(3)]
     assert played == list(TEST_LEVELS[:3])
-    assert study.results("random", "easy") == folder and len(played) == 3
+    assert study.results("random", "easy") == rows and len(played) == 3
+    more = Study(dataclasses.replace(study.settings, seeds=5)).results("random", "easy")
+    assert more[:3] == rows and played == list(TEST_LEVELS[:5])  # further seeds alone are played
     validating = Study(dataclasses.replace(study.settings, validation=True, evaluation_levels=2))
-    assert validating.results("random", "easy") != folder  # figures of test levels are not told as those of validation levels
-    assert played[3:] == list(VALIDATION_LEVELS[:6])
+    validating.results("random", "easy")  # figures of test levels are not told as those of validation levels
+    assert played[5:] == list(VALIDATION_LEVELS[:6])
 
 
 def test_a_changed_setting_redoes_what_depends_on_it_and_nothing_else(monkeypatch, tmp_path):
-    stage = RunCache.stage
-    monkeypatch.setattr(RunCache, "stage", lambda cache, name, about, below, _: stage(cache, name, about, below, lambda folder: None))
+    stage, played = RunCache.stage, {}
+
+    def stage_without_work(cache, name, about, below, _):
+        folder = stage(cache, name, about, below, lambda folder: np.save(folder / "solved.npy", np.zeros(1)))
+        played.setdefault(name, set()).add(folder)
+        return folder
+
+    monkeypatch.setattr(RunCache, "stage", stage_without_work)
     smoke = dataclasses.replace(PRESETS["smoke"], runs=tmp_path)
     names = {"oracle", "genie_lam", "relabelled_linear", "n_label_bc", "random"}
     cloned, of_videos = names - {"random", "n_label_bc"}, names - {"random"}
 
-    def folders(**changes) -> dict[str, str]:
+    def folders(**changes) -> dict[str, set[Path]]:
         study = Study(dataclasses.replace(smoke, **changes))
-        return {name: study.results(name, "easy").name for name in names}
+        played.clear()
+        for name in names:
+            study.results(name, "easy")
+        return {name: played[f"play-{name}-easy"] for name in names}
 
     before = folders()
     for changes, redone in (
@@ -107,6 +118,7 @@ def test_a_changed_setting_redoes_what_depends_on_it_and_nothing_else(monkeypatc
         ({"airborne_frames": 2}, {"relabelled_linear"}),
         ({"relabelled_samples": (8,)}, {"relabelled_linear"}),
         ({"labelled_samples": (4, 8)}, {"genie_lam", "n_label_bc"}),
+        ({"labelled_samples": (4,), "seeds": 1}, set()),
         ({"n_label_cloning": dataclasses.replace(smoke.n_label_cloning, steps=3)}, {"n_label_bc"}),
         ({"n_label_batch_size": 9}, {"n_label_bc"}),
         ({"n_label_temperature": 1.0}, {"n_label_bc"}),
@@ -118,6 +130,6 @@ def test_a_changed_setting_redoes_what_depends_on_it_and_nothing_else(monkeypatc
         ({"minutes": 1.0, "output": tmp_path / "elsewhere"}, set()),
     ):
         after = folders(**changes)
-        assert {name for name in names if after[name] != before[name]} == redone, changes
+        assert {name for name in names if after[name] - before[name]} == redone, changes
     second, per_seed = (Study(dataclasses.replace(smoke, **s)).agents for s in ({"cloning_seed": 1}, {"policy_per_seed": True}))
     assert second.policies("relabelled_linear", "easy")[0, 16] == per_seed.policies("relabelled_linear", "easy")[1, 16]

@@ -101,7 +101,7 @@ def test_every_switch_of_the_study_gives_its_curve(tmp_path):
     percents = read_results([tmp_path / "out" / "results.csv"])
     counts = {"clone_then_map": (4, 16), "map_then_clone": (8,)}
     expected = {(name, "easy", count) for name, recipe in RECIPES.items() for count in counts[recipe.order]}
-    assert set(percents) == expected | {("ppo_from_clone", "easy", 0), ("ppo_from_nothing", "easy", 0)}
+    assert set(percents) == expected | {("ppo_from_clone", "easy", 16), ("ppo_from_nothing", "easy", 0)}
     stages = {path.parent.name.rsplit("-", 1)[0] for path in (tmp_path / "runs").glob("*/stage.json")}
     assert {"lam-videos-climber-sticky-easy", "lam-videos-ninja-random-easy", "labels-easy", "clone-relabelled_linear-8-seed0"} <= stages
     assert sum(name.startswith("clone-genie_lam") for name in stages) == 1  # one latent policy serves all mappings
@@ -157,6 +157,7 @@ def test_a_name_that_is_none_is_refused_before_anything_is_recorded(tmp_path):
         ({"seeds": -1, "evaluation_levels": -1}, "seeds is -1; choose 1 or more"),
         ({"n_label_temperature": -0.5}, "n_label_temperature is -0.5; choose 0"),
         ({"policy": dataclasses.replace(DEMO.policy, image_size=32)}, "pictures have 64 pixels"),
+        ({"policy": dataclasses.replace(DEMO.policy, num_actions=9)}, "num_actions is 9"),
         ({"finetune_steps": -1}, "finetune_steps is -1"),
         ({"cloning_seed": 1, "policy_per_seed": True}, "leave policy_per_seed out"),
         ({"noise": 1.0}, "noise is 1.0"),

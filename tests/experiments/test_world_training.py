@@ -75,6 +75,12 @@ def test_frozen_latent_actions_need_two_transitions_a_batch() -> None:
         replace(PRESETS["coinrun-small"], latent_actions=frames, latent_action_training="frozen")
 
 
+def test_a_number_of_prompts_that_no_world_would_get_is_refused() -> None:
+    small = PRESETS["coinrun-small"]
+    with pytest.raises(ValueError, match="num_prompts is 8, and every world gets 64"):
+        replace(small, model=replace(small.model, num_prompts=8))
+
+
 def test_batches_that_the_processes_cannot_share_are_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The paper's batches are of 48 and of 36 clips."""
     settings = replace(PRESETS["coinrun-paper"], runs=tmp_path)
