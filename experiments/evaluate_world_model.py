@@ -22,7 +22,7 @@ from report import markdown_table, write_results
 from run_cache import RunCache
 from torch import Tensor
 from tqdm import tqdm
-from world_videos import MIXED, Source, videos_to_judge_on
+from world_videos import MIXED, Source, longest_episode, videos_to_judge_on
 
 from genie_agents.demonstrations import find_player
 from genie_agents.experts.view import SIGHT
@@ -136,13 +136,15 @@ def measure_sources(genie: Genie, videos: dict[Source, list[VideoFile]], setting
     """The figures of all clips, of each part of the sources' names (difficulties, players), and of each source."""
     figures: dict[Source, list[dict[str, np.ndarray]]] = {source: [] for source in videos}
     clip_length = settings.prompt_frames + settings.frames
-    samplers = {  # all of them before anything is imagined: videos may be too short
-        source: ClipSampler(files, clip_length=clip_length, batch_size=settings.clips, seed=settings.seed)
-        for source, files in videos.items()
-    }
+    for source, files in videos.items():  # all of them before anything is imagined
+        if (longest := longest_episode(files)) < clip_length:
+            raise SystemExit(
+                f"{', '.join(source)}: clips of {clip_length} frames are judged, and the longest episode has {longest}: "
+                "give longer videos, or lower --frames or --prompt-frames"
+            )
     with tqdm(total=len(videos) * settings.clips, desc="clips", unit="clip", dynamic_ncols=True) as bar:
         for source, files in videos.items():
-            drawn = next(samplers[source])
+            drawn = next(ClipSampler(files, clip_length=clip_length, batch_size=settings.clips, seed=settings.seed))
             clips, places = torch.from_numpy(drawn.frames), None
             if not settings.data:
                 player = torch.from_numpy(np.concatenate([find_player(file) for file in files]))

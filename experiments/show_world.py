@@ -23,7 +23,7 @@ from pictures import film_strips, save
 from PIL import Image
 from run_cache import RunCache
 from tqdm import trange
-from world_videos import videos_to_judge_on
+from world_videos import longest_episode, videos_to_judge_on
 
 from world_model import Genie, Rollout
 from world_model.data import ClipSampler
@@ -84,7 +84,8 @@ def clip_rows(genie: Genie, settings: Settings) -> list[tuple[str, torch.Tensor]
     """Rows for a clip of each source's videos: the real one, what the tokenizer makes of it, what the world makes of it."""
     cache, difficulties, seed = RunCache(settings.runs), settings.difficulties, settings.seed
     videos = videos_to_judge_on(cache, settings.data, genie, levels=settings.levels, test=False, difficulties=difficulties, seed=seed)
-    samplers = [ClipSampler(files, clip_length=CLIP_FRAMES, batch_size=1, seed=seed) for files in videos.values()]
+    clip_length = min(CLIP_FRAMES, *(longest_episode(files) for files in videos.values()))
+    samplers = [ClipSampler(files, clip_length=clip_length, batch_size=1, seed=seed) for files in videos.values()]
     real = torch.from_numpy(np.concatenate([next(sampler).frames for sampler in samplers]))
     drawn, _, imagined = redraw_and_imagine(genie, real.to(genie.prompts.device), seed=seed)
     return [
@@ -99,7 +100,9 @@ def main() -> None:
     genie = Genie.from_pretrained(settings.model).to("cuda" if torch.cuda.is_available() else "cpu")
     settings.output.mkdir(parents=True, exist_ok=True)
     if not all(0 <= prompt < len(genie.prompts) for prompt in settings.prompts):
-        raise SystemExit(f"{settings.model} has prompts 0 ... {len(genie.prompts) - 1}, not {settings.prompts}: choose some of those")
+        raise SystemExit(
+            f"{settings.model} has {len(genie.prompts)} prompts, numbered from 0, not all of {settings.prompts}: choose others"
+        )
     save(film_strips(clip_rows(genie, settings)).quantize(), settings.output / "reconstruction.png")
     bank = [(str(index * PROMPTS_PER_ROW), frames) for index, frames in enumerate(genie.prompts.split(PROMPTS_PER_ROW))]
     save(film_strips(bank).quantize(), settings.output / "prompts.png")

@@ -19,7 +19,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 import tyro
 from evaluate_world_model import redraw_and_imagine
@@ -29,7 +28,7 @@ from run_cache import RunCache
 from stopping import stoppable
 from torch import Tensor
 from world_model_settings import NUM_PROMPTS, PRESETS, Phase, Settings
-from world_videos import check_frame_shape, mixed_videos, open_all
+from world_videos import check_frame_shape, longest_episode, mixed_videos, open_all
 
 from genie_agents.coinrun import FRAME_SHAPE, VALIDATION_LEVELS, WORLD_MODEL_LEVELS
 from world_model import DynamicsModel, Genie, GenieConfig, LatentActionModel, VideoTokenizer
@@ -61,6 +60,12 @@ class Training:
         if settings.tokenizer_from is not None:
             given["tokenizer"] = VideoTokenizer.from_pretrained(settings.tokenizer_from).config
         self.config = dataclasses.replace(settings.model, num_prompts=NUM_PROMPTS, **given)
+        for name, layers in (("tokenizer.decoder", self.config.tokenizer.decoder), ("dynamics", self.config.dynamics.transformer)):
+            if layers.cached_frames is None:
+                raise SystemExit(
+                    f"{name}: a world is played frame by frame, which attention {layers.attention!r} with a temporal_window of "
+                    f"{layers.temporal_window} cannot do: give 'st' or 'space' and a window, in another --tokenizer-from or by --model"
+                )
         if not settings.data:
             check_frame_shape(settings.game, FRAME_SHAPE, self.config.tokenizer)
         if settings.tensorboard:
@@ -96,7 +101,7 @@ class Training:
     @cached_property
     def files(self) -> list[VideoFile]:
         files = open_all(self.sources, self.config.tokenizer)
-        longest = max(int(np.diff(file.episode_starts).max()) for file in files)
+        longest = longest_episode(files)
         for name, phase in self.settings.phases.items():
             if longest < phase.clip_length:
                 raise SystemExit(
@@ -118,6 +123,11 @@ class Training:
             with self.fabric.rank_zero_first():
                 sources = self.game_videos("validation", VALIDATION_LEVELS[: max(4, min(100, settings.levels // 10))])
         files, clip_length = open_all(sources, self.config.tokenizer), settings.dynamics.clip_length
+        if (longest := longest_episode(files)) < clip_length:
+            raise SystemExit(
+                f"validation_data: its clips are of {clip_length} frames, as the dynamics model's, and the longest episode has {longest}: "
+                "give longer videos"
+            )
         return next(ClipSampler(files, clip_length=clip_length, batch_size=VALIDATION_CLIPS, seed=settings.seed))
 
     # Training

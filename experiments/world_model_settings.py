@@ -134,6 +134,8 @@ class Settings:
         for name, phase in self.phases.items():
             if phase.training.muon_learning_rate:
                 raise ValueError(f"{name}: Muon needs whole matrices and FSDP splits them: set its training.muon-learning-rate to 0")
+        if self.validation_data:
+            raise ValueError("validation_data is looked at in one process, and FSDP keeps a part of the weights in each: leave it out")
         codebooks = {} if self.tokenizer_from else {"tokenizer": self.model.tokenizer.codebook_update}
         codebooks |= {} if self.lam else {"latent-actions": self.model.latent_actions.codebook_update}
         for name, update in codebooks.items():

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from recording import record
 from run_cache import RunCache
 
@@ -76,6 +77,11 @@ def open_all(paths: Sequence[Path], tokenizer: VideoTokenizerConfig) -> list[Vid
     for file in files:
         check_frame_shape(file.path, file.frame_shape, tokenizer)
     return files
+
+
+def longest_episode(files: Sequence[VideoFile]) -> int:
+    """How many frames the longest episode of all files has."""
+    return max(int(np.diff(file.episode_starts).max()) for file in files)
 
 
 def check_frame_shape(source: str | Path, shape: tuple[int, int, int], tokenizer: VideoTokenizerConfig) -> None:

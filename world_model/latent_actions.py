@@ -12,7 +12,6 @@ sigmoid, and the codes are eased in (see VectorQuantizer): without that the two 
 Shape key: B clips, T frames, C channels, H and W pixels, N tokens of a frame, D d_model, E code_dim.
 """
 
-import math
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
@@ -20,7 +19,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from world_model.layers.patches import ConvHead, ConvStem, PatchHead, PatchStem
+from world_model.layers.patches import ConvHead, ConvStem, PatchHead, PatchStem, check_patches
 from world_model.layers.st_transformer import STTransformer, TransformerConfig
 from world_model.layers.standardize import Standardize
 from world_model.layers.vector_quantizer import Quantized, VectorQuantizer
@@ -64,13 +63,8 @@ class LatentActionConfig:
             least = 0 if field.name == "ramp_steps" else 1
             if field.type is int and (type(value) is not int or value < least):
                 raise ValueError(f"{field.name} must be a whole number of at least {least}, got {value!r}")
-        if self.image_height % self.patch_size or self.image_width % self.patch_size:
-            raise ValueError(f"an image of {self.image_height} x {self.image_width} does not divide into patches of {self.patch_size}")
+        check_patches(self.image_height, self.image_width, self.patch_size, self.stem)
         self.transformer(self.num_layers, self.temporal_window)
-        if self.stem not in ("patch", "conv"):
-            raise ValueError(f"stem must be 'patch' or 'conv', got {self.stem!r}")
-        if self.stem == "conv" and (self.patch_size < 2 or not math.log2(self.patch_size).is_integer()):
-            raise ValueError(f"stem='conv' halves the image: patch_size must be a power of 2, at least 2, got {self.patch_size}")
         if self.codebook_update not in ("gradient", "ema"):
             raise ValueError(f"codebook_update must be 'gradient' or 'ema', got {self.codebook_update!r}")
 

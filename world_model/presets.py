@@ -159,12 +159,3 @@ def _multi_query(*, num_layers: int, d_model: int, num_heads: int, head_dim: int
         feed_forward_expansion=2,
         temporal_window=WINDOW,
     )
-
-
-PRESETS = {
-    "tiny": tiny,
-    "coinrun-small": coinrun_small,
-    "coinrun-base": coinrun_base,
-    "coinrun-paper": coinrun_paper,
-    "platformers": platformers,
-}

@@ -40,10 +40,10 @@ def _open(path: str | os.PathLike[str]) -> Image.Image:
 
 
 def _as_rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode == "F":
-        raise ValueError("a picture of floating-point numbers has no set range: convert it to 8 bits a channel first")
+    if picture.mode == "F" or (picture.mode == "I" and picture.format is None):
+        raise ValueError("a picture of floating-point or 32-bit numbers has no set range: convert it to 8 bits a channel first")
     picture = ImageOps.exif_transpose(picture)
-    if picture.mode.startswith("I"):  # 16-bit grey, which convert() would cut off at 255
+    if picture.mode.startswith("I"):  # 16-bit grey, as Pillow reads it from files, which convert() would cut off at 255
         return Image.fromarray((np.asarray(picture).astype(np.int64).clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")

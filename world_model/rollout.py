@@ -103,7 +103,7 @@ class Rollout:
             return self.frames.clone()
         # Whatever can be refused is refused before anything changes.
         if prompts is not None:
-            prompts = self._check_prompts(torch.as_tensor(prompts), len(rows))
+            prompts = self._check_prompts(torch.as_tensor(prompts), len(rows))[:, -self.max_prompt_frames :]
         elif len(self.genie.prompts) == 0:
             raise ValueError("this Genie holds no prompt frames: give prompts, pictures of the world to begin from")
         if seeds is not None:
@@ -119,7 +119,6 @@ class Rollout:
             actions_RPE = torch.zeros(*tokens_RPN.shape[:2], self._last.action.shape[-1], device=self.device)
             if prompts.shape[1] > 1:
                 actions_RPE = actions_to_frames(self.genie.latent_action_model.encode(prompts).vectors)
-            tokens_RPN, actions_RPE = tokens_RPN[:, -self.max_prompt_frames :], actions_RPE[:, -self.max_prompt_frames :]
             previous_RN = self._begin_past(rows, tokens_RPN, actions_RPE)
             shown_RPN = tokens_RPN[:, -self._drawn.window :]
             drawn = self._drawn.restart(rows, shown_RPN.shape[1])
@@ -194,7 +193,7 @@ class Rollout:
         )
 
     def set_state(self, state: RolloutState) -> None:
-        """Return to a state that `get_state` of a Rollout with as many worlds of the same Genie gave; ValueError for that of others."""
+        """Return to a state that `get_state` of a Rollout with as many worlds of the same Genie gave; ValueError for other shapes."""
         if state.frames.shape != self.frames.shape:
             raise ValueError(f"the state holds worlds of shape {tuple(state.frames.shape)} and this rollout {tuple(self.frames.shape)}")
         if state.recent_tokens.shape != self._recent_tokens.shape:

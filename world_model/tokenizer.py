@@ -7,7 +7,6 @@ frame. The paper's two baselines are choices of the configuration: ViT (`attenti
 Shape key: B clips, T frames, H x W x C a frame, N tokens of a frame, D d_model, E code_dim.
 """
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from world_model.layers.patches import ConvHead, ConvStem, PatchHead, PatchStem
+from world_model.layers.patches import ConvHead, ConvStem, PatchHead, PatchStem, check_patches
 from world_model.layers.st_transformer import STTransformer, TransformerConfig
 from world_model.layers.standardize import Standardize
 from world_model.layers.temporal_cache import TemporalCache
@@ -49,12 +48,7 @@ class VideoTokenizerConfig:
             value = getattr(self, name)
             if type(value) is not int or value < 1:
                 raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
-        if self.image_height % self.patch_size or self.image_width % self.patch_size:
-            raise ValueError(f"an image of {self.image_height} x {self.image_width} does not divide into patches of {self.patch_size}")
-        if self.stem not in ("patch", "conv"):
-            raise ValueError(f"stem must be 'patch' or 'conv', got {self.stem!r}")
-        if self.stem == "conv" and (self.patch_size < 2 or not math.log2(self.patch_size).is_integer()):
-            raise ValueError(f"stem='conv' halves the image: patch_size must be a power of 2, at least 2, got {self.patch_size}")
+        check_patches(self.image_height, self.image_width, self.patch_size, self.stem)
         if self.codebook_update not in ("gradient", "ema"):
             raise ValueError(f"codebook_update must be 'gradient' or 'ema', got {self.codebook_update!r}")
 

@@ -90,7 +90,7 @@ class Worlds:
                 raise ValueError("this Genie holds no prompts of its own: give a picture to begin from, reset(options={'prompt': ...})")
         if prompts is not None:  # before anything else, so that a refused prompt changes no world
             different = {id(prompts[world]): prompts[world] for world in chosen}  # a picture that many worlds share is read once
-            frames = {key: fit_prompt(prompt, height, width)[-self.rollout.max_prompt_frames :] for key, prompt in different.items()}
+            frames = {key: fit_prompt(prompt, height, width) for key, prompt in different.items()}
             fitted = {world: frames[id(prompts[world])] for world in chosen}
         seeds = {world: int(self.random[world].integers(2**63)) for world in chosen}
         if mask.all():

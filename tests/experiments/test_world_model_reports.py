@@ -217,7 +217,7 @@ def test_all_videos_are_long_enough_before_any_is_imagined(tmp_path, monkeypatch
             video.append(np.zeros((length, 32, 32, 3), np.uint8))
     monkeypatch.setattr(evaluate_world_model, "measure", lambda *_, **__: pytest.fail("measured before all videos were looked at"))
     videos = {(name,): [VideoFile(tmp_path / f"{name}.h5")] for name in ("long", "short")}
-    with pytest.raises(ValueError, match="no clip of 11 frames fits"):
+    with pytest.raises(SystemExit, match="short: clips of 11 frames are judged, and the longest episode has 6"):
         evaluate_world_model.measure_sources(Genie(tiny()), videos, evaluate_world_model.Settings(data=(tmp_path,)))
 
 

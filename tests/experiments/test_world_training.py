@@ -10,10 +10,10 @@ from run_cache import RunCache
 from train_world_model import Training, save_world
 from world_model_settings import PRESETS
 
-from world_model import Genie, GenieConfig, SamplingConfig
+from world_model import Genie, GenieConfig, SamplingConfig, VideoTokenizer
 from world_model.data import VideoWriter
 from world_model.presets import tiny
-from world_model.serialization import change_config, identify_model
+from world_model.serialization import change_config, identify_model, save_model
 
 
 def write_video(path: Path, seed: int, length: int = 20) -> Path:
@@ -55,6 +55,26 @@ def test_videos_that_are_too_short_are_refused_before_anything_is_learned(tmp_pa
     assert not settings.runs.exists()
 
 
+def test_validation_videos_that_are_too_short_are_named(tmp_path: Path) -> None:
+    data, short = write_video(tmp_path / "a.h5", 0), write_video(tmp_path / "short.h5", 0, length=6)
+    settings = replace(PRESETS["tiny"], runs=tmp_path / "runs", data=(data,), validation_data=(short,))
+    with pytest.raises(SystemExit, match="validation_data: its clips are of 8 frames, .* the longest episode has 6"):
+        Training(settings).tokenizer()
+
+
+def test_a_tokenizer_that_cannot_draw_frame_by_frame_is_refused_at_once(tmp_path: Path) -> None:
+    settings = replace(PRESETS["tiny"], runs=tmp_path / "runs")
+    tokenizer = settings.model.tokenizer
+    for changes in ({"attention": "joint"}, {"temporal_window": None}):
+        unfit = replace(tokenizer, decoder=replace(tokenizer.decoder, **changes))
+        save_model(tmp_path / "unfit", VideoTokenizer(unfit))
+        with pytest.raises(SystemExit, match=r"tokenizer\.decoder: a world is played frame by frame"):
+            Training(replace(settings, tokenizer_from=str(tmp_path / "unfit")))
+    with pytest.raises(SystemExit, match=r"tokenizer\.decoder: a world is played frame by frame"):
+        joint = replace(tokenizer.decoder, attention="joint")
+        Training(replace(settings, model=replace(settings.model, tokenizer=replace(tokenizer, decoder=joint))))
+
+
 def test_what_cannot_be_split_is_refused_at_once() -> None:
     """The paper's CoinRun models have codebooks that learn by gradient, coinrun-small's dynamics model learns by Muon."""
     small, paper = PRESETS["coinrun-small"], PRESETS["coinrun-paper"]
@@ -66,6 +86,8 @@ def test_what_cannot_be_split_is_refused_at_once() -> None:
         replace(paper, strategy="fsdp", tokenizer_from="anyone's")
     replace(paper, strategy="fsdp", tokenizer_from="anyone's", lam="anyone's", latent_action_training="frozen")
     replace(PRESETS["platformers"], strategy="fsdp")
+    with pytest.raises(ValueError, match="validation_data is looked at in one process"):
+        replace(PRESETS["platformers"], strategy="fsdp", validation_data=("a.h5",))
 
 
 def test_frozen_latent_actions_need_two_transitions_a_batch() -> None:

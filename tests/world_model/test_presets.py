@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from world_model import DynamicsModel, Genie, LatentActionModel, VideoTokenizer
-from world_model.presets import PRESETS, dynamics_ladder, platformers
+from world_model.presets import coinrun_base, coinrun_paper, coinrun_small, dynamics_ladder, platformers, tiny
 
 
 def count(build, config) -> int:
@@ -24,13 +24,13 @@ def test_the_platformers_model_has_the_papers_sizes():
     assert count(DynamicsModel, config.dynamics) == pytest.approx(10.1e9, rel=0.05)
 
 
-@pytest.mark.parametrize(("name", "expected"), [("tiny", 0.55e6), ("coinrun-small", 5.5e6), ("coinrun-base", 45e6)])
-def test_the_small_presets_are_small(name, expected):
-    assert count(Genie, PRESETS[name]()) == pytest.approx(expected, rel=0.1)
+@pytest.mark.parametrize(("preset", "expected"), [(tiny, 0.55e6), (coinrun_small, 5.5e6), (coinrun_base, 45e6)])
+def test_the_small_presets_are_small(preset, expected):
+    assert count(Genie, preset()) == pytest.approx(expected, rel=0.1)
 
 
 def test_the_coinrun_case_study_is_that_of_appendix_f():
-    config = PRESETS["coinrun-paper"]()
+    config = coinrun_paper()
     tokenizer, latent_actions, dynamics = config.tokenizer, config.latent_actions, config.dynamics
     assert (tokenizer.encoder.num_layers, tokenizer.encoder.d_model, tokenizer.encoder.num_heads) == (8, 512, 8)
     assert (tokenizer.decoder.num_layers, tokenizer.decoder.d_model, tokenizer.decoder.num_heads) == (8, 512, 8)

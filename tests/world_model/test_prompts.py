@@ -39,14 +39,20 @@ def test_a_photo_held_sideways_is_turned_upright(tmp_path):
     np.testing.assert_array_equal(fit_prompt(tmp_path / "photo.png", 40, 40)[0], upright)
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "I", "I;16"])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "I;16"])
 def test_every_colour_mode_becomes_rgb(mode):
-    if mode.startswith("I"):
-        white = Image.fromarray(np.full((30, 20), 65535, np.uint16 if mode == "I;16" else np.int32))
-    else:
-        white = Image.new("RGB", (20, 30), "white").convert(mode)
+    grey = Image.fromarray(np.full((30, 20), 65535, np.uint16))
+    white = grey if mode == "I;16" else Image.new("RGB", (20, 30), "white").convert(mode)
     assert white.mode == mode
     np.testing.assert_array_equal(fit_prompt(white, 16, 16), np.full((1, 16, 16, 3), 255))
+
+
+def test_numbers_without_a_range_are_no_picture(tmp_path):
+    for dtype in (np.int32, np.float32):
+        with pytest.raises(ValueError, match="has no set range"):
+            fit_prompt(Image.fromarray(np.full((30, 20), 200, dtype)), 16, 16)
+    Image.fromarray(np.full((30, 20), 65535, np.uint16)).save(tmp_path / "grey.png")  # mode I or I;16, as Pillow's version reads it
+    assert fit_prompt(tmp_path / "grey.png", 16, 16).min() == 255
 
 
 def test_what_is_transparent_lies_on_white(tmp_path):

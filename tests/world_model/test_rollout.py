@@ -168,12 +168,13 @@ def test_a_state_of_other_worlds_is_refused(genie: Genie) -> None:
         Rollout(deeper, 2).set_state(rollout.get_state())
 
 
-def whole_prompt(genie: Genie, prompts: Tensor) -> tuple[Tensor, Tensor]:
-    """Tokens of, and actions to, the last frames of a prompt; they are made with the whole of it in view."""
-    tokens = genie.tokenizer.encode(prompts).indices[:, -WINDOW:]
+def read_prompt(genie: Genie, prompts: Tensor) -> tuple[Tensor, Tensor]:
+    """Tokens of, and actions to, the last frames of a prompt, which begin a clip as those in training do."""
+    prompts = prompts[:, -WINDOW:]
+    tokens = genie.tokenizer.encode(prompts).indices
     if prompts.shape[1] == 1:
         return tokens, torch.zeros(len(prompts), 1, 8)
-    return tokens, actions_to_frames(genie.latent_action_model.encode(prompts).vectors)[:, -WINDOW:]
+    return tokens, actions_to_frames(genie.latent_action_model.encode(prompts).vectors)
 
 
 @pytest.mark.parametrize("num_frames", [1, 2, WINDOW, WINDOW + 5])
@@ -187,7 +188,7 @@ def test_a_long_rollout_equals_the_whole_video_computed_at_once(genie: Genie, nu
         played.append(rollout.tokens)
         confidence.append(rollout.confidence)
 
-    tokens, led = whole_prompt(genie, prompts)
+    tokens, led = read_prompt(genie, prompts)
     led = torch.cat([led, genie.latent_action_model.quantizer.lookup(actions.T)], dim=1)
     for time in range(len(actions)):
         masked = torch.cat([tokens, torch.full((2, 1, 16), genie.config.dynamics.mask_token)], dim=1)
@@ -327,8 +328,7 @@ def test_a_long_prompt_fills_all_of_the_window_but_the_frame_to_come(genie: Geni
     rollout, prompts, action = Rollout(genie, 2, sampling=replace(GREEDY, anchor_frames=2)), videos(2, WINDOW + 2), torch.tensor([0, 1])
     rollout.reset(prompts)
     rollout.step(action)
-    clip = genie.tokenizer.encode(prompts).indices[:, 1 - WINDOW :]
-    led = genie.latent_action_model.encode(prompts).vectors[:, 1 - WINDOW :]
+    clip, led = read_prompt(genie, prompts[:, 1 - WINDOW :])
     masked = torch.cat([clip, torch.full((2, 1, 16), genie.config.dynamics.mask_token)], dim=1)
     led = torch.cat([led, genie.latent_action_model.quantizer.lookup(action)[:, None]], dim=1)
     logits = genie.dynamics(masked, led, previous_tokens(masked, genie.config.dynamics.mask_token))[:, -1]

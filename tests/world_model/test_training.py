@@ -249,9 +249,23 @@ def test_weights_that_diverged_are_not_saved(tmp_path: Path) -> None:
         return loss * (float("nan") if batches.position > 5 else 1.0), metrics
 
     batches = NumberedBatches()
-    with pytest.raises(FloatingPointError, match="loss of step 6 is nan; lower the learning rate"):
+    with pytest.raises(FloatingPointError, match="loss of step 6 is nan .* lower the learning rate"):
         train(model(), diverging, batches, config, checkpoint=path, checkpoint_seconds=0)
     assert len(run(config, path)[1]) == 3  # goes on after the fifth step
+
+
+def test_weights_of_a_gradient_that_is_not_finite_are_not_saved(tmp_path: Path) -> None:
+    """The loss may be finite all the same, as that of the root of 0 is."""
+    config, path = TrainingConfig(steps=3), tmp_path / "run.safetensors"
+
+    def rooted(model: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        loss, metrics = loss_function(model, batch)
+        return loss + ((loss - loss).sqrt() if batches.position == 3 else 0), metrics
+
+    batches = NumberedBatches()
+    with pytest.raises(FloatingPointError, match="the norm of its gradient nan; lower the learning rate"):
+        train(model(), rooted, batches, config, checkpoint=path, checkpoint_seconds=0)
+    assert len(run(config, path)[1]) == 1  # goes on after the second step
 
 
 def train_with_log(folder: Path, wait_at: int | None = None) -> nn.Module:

@@ -301,6 +301,19 @@ def test_a_fingerprint_follows_the_video_and_neither_its_labels_nor_its_place(tm
     assert fingerprint(path) != first
 
 
+def test_a_fingerprint_sees_frames_that_it_does_not_read(tmp_path: Path) -> None:
+    prints = set()
+    for drawn in (False, True):
+        episode = np.zeros((200, *FRAME_SHAPE), np.uint8)
+        if drawn:
+            episode[1] = np.random.default_rng(0).integers(0, 256, FRAME_SHAPE)
+        with VideoWriter(tmp_path / "a.h5", frame_shape=FRAME_SHAPE) as writer:
+            writer.append(episode)
+        with VideoFile(tmp_path / "a.h5") as video:
+            prints.add(video.fingerprint())
+    assert len(prints) == 2
+
+
 # Latent actions
 
 

@@ -165,16 +165,16 @@ class VideoFile:
             raise VideoFileError(f"{self.path} is truncated or not HDF5 ({error}): write it again with VideoWriter") from error
         try:
             self._read_header()
-        except (KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
             self.close()
             if isinstance(error, VideoFileError):
                 raise
             raise VideoFileError(f"{self.path} is damaged ({error}): write it again with VideoWriter") from error
 
     def fingerprint(self) -> str:
-        """A hash of the episode bounds and of 16 frames spread over the video: it changes with the video, but not with its labels or its
-        place."""
-        digest = sha256(self.episode_starts.tobytes())
+        """A hash of the episode bounds, of 16 frames spread over the video and of how much all of them take, compressed: it changes with
+        the video, but not with its labels or its place."""
+        digest = sha256(self.episode_starts.tobytes() + str(self.frames.id.get_storage_size()).encode())
         for index in np.linspace(0, self.num_frames - 1, 16).astype(int):
             digest.update(self.frames[index].tobytes())
         return digest.hexdigest()[:16]

@@ -16,6 +16,16 @@ from einops import rearrange
 from torch import Tensor, nn
 
 
+def check_patches(image_height: int, image_width: int, patch_size: int, stem: str) -> None:
+    """Raises ValueError where images do not divide into patches, or the stem cannot make them."""
+    if image_height % patch_size or image_width % patch_size:
+        raise ValueError(f"an image of {image_height} x {image_width} does not divide into patches of {patch_size}")
+    if stem not in ("patch", "conv"):
+        raise ValueError(f"stem must be 'patch' or 'conv', got {stem!r}")
+    if stem == "conv" and (patch_size < 2 or not math.log2(patch_size).is_integer()):
+        raise ValueError(f"stem='conv' halves the image: patch_size must be a power of 2, at least 2, got {patch_size}")
+
+
 def patchify(images_BHWC: Tensor, patch_size: int) -> Tensor:
     """Cut images (B, H, W, C) into a grid of patches (B, H/P, W/P, P P C). `unpatchify` is its inverse."""
     return rearrange(images_BHWC, "b (h p) (w q) c -> b h w (p q c)", p=patch_size, q=patch_size)

@@ -52,6 +52,11 @@ class TransformerConfig:
             raise ValueError(f"attention must be 'st', 'space' or 'joint', got {self.attention!r}")
 
     @property
+    def cached_frames(self) -> int | None:
+        """How many frames must be kept to compute frames one by one, as a world is played; None where that cannot be done."""
+        return None if self.attention == "joint" else self.temporal_window
+
+    @property
     def width_of_head(self) -> int:
         return self.head_dim or self.d_model // self.num_heads
 
@@ -207,7 +212,7 @@ class STTransformer(nn.Module):
     def make_cache(self, batch_size: int, *, dtype: torch.dtype = torch.float32) -> TemporalCache:
         """An empty cache for `batch_size` worlds on the model's device; ValueError where frames cannot be computed one by one."""
         config = self.config
-        if config.attention == "joint" or config.temporal_window is None:
+        if config.cached_frames is None:
             raise ValueError("frames can be computed one by one with attention='st' or 'space' and a temporal_window only; set them")
         return TemporalCache(
             batch_size=batch_size,
@@ -215,7 +220,7 @@ class STTransformer(nn.Module):
             num_layers=config.num_layers,
             num_heads=config.heads_of_keys,
             head_dim=config.width_of_head,
-            window=config.temporal_window,
+            window=config.cached_frames,
             device=self.places.device,
             dtype=dtype,
         )

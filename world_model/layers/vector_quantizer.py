@@ -95,7 +95,9 @@ class VectorQuantizer(nn.Module):
             if self.training:
                 usage_K = _sum_over_processes(usage_K)
                 self._count(inputs_RE.detach(), indices_R, usage_K)
-            codebook_loss = (chosen_RE - inputs_RE.detach()).square().sum(-1).mean()
+            codebook_loss = (
+                (chosen_RE - inputs_RE.detach()).square().sum(-1).mean() if self.update == "gradient" else inputs_RE.new_zeros(())
+            )
             commitment_loss = hardness * (inputs_RE - chosen_RE.detach()).square().sum(-1).mean()
             straight_through_RE = inputs_RE + hardness * (chosen_RE - inputs_RE).detach()
         return Quantized(

@@ -51,7 +51,7 @@ def make_fabric(
         if devices not in ("auto", devices_per_node):
             raise ValueError(f"torchrun started {devices_per_node} processes on this machine, not {devices}: leave devices at 'auto'")
     elif devices == "auto":
-        devices_per_node = max(1, torch.cuda.device_count()) if accelerator in ("auto", "gpu", "cuda") else 1
+        devices_per_node = max(1, torch.cuda.device_count()) if accelerator in ("gpu", "cuda") else 1
     else:
         devices_per_node = int(devices)
     chosen: str | ModelParallelStrategy = strategy

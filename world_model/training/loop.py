@@ -68,7 +68,7 @@ def train(
     Raises:
         ValueError: the checkpoint is damaged, belongs to another model or configuration, or is not seen by all processes; `validate`
             with FSDP.
-        FloatingPointError: the loss is not finite any more when it comes to saving; the checkpoint stays that of the last save.
+        FloatingPointError: the loss or its gradient is not finite when it comes to saving; the checkpoint stays that of the last save.
     """
     fabric = fabric or single_device_fabric(next(model.parameters()).device)
     objective = fabric.setup_module(Objective(model, loss_function))
@@ -103,8 +103,12 @@ def train(
                     validate(step)
             now, interrupt = time.monotonic(), interrupted()
             save, stop = agree(fabric, step, now > save_at, now > stop_at)
-            if (save or interrupt or stop or step == config.steps) and not metrics["loss"].isfinite():
-                raise FloatingPointError(f"training diverged: the loss of step {step} is {metrics['loss'].item()}; lower the learning rate")
+            finite = metrics["loss"].isfinite() & metrics["gradient_norm"].isfinite()
+            if (save or interrupt or stop or step == config.steps) and not finite:
+                raise FloatingPointError(
+                    f"training diverged: the loss of step {step} is {metrics['loss'].item()} and the norm of its gradient "
+                    f"{metrics['gradient_norm'].item()}; lower the learning rate"
+                )
             if path is not None and (save or interrupt):
                 save_checkpoint(path, state, step, fabric)
                 saved_step, save_at = step, time.monotonic() + checkpoint_seconds

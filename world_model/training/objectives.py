@@ -7,7 +7,7 @@ it, or by teaching it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -53,8 +53,10 @@ def dynamics_objective(
     `max_corruption`: see `corrupt_tokens`; the tokens to predict stay the original ones. `commitment_weight` is that of the VQ losses
     beside the cross-entropy in "through_dynamics".
 
-    Raises ValueError for a `max_corruption` that is no share.
+    Raises ValueError for `latent_actions` that are none of the three ways, and a `max_corruption` that is no share.
     """
+    if latent_actions not in get_args(LatentActionTraining):
+        raise ValueError(f"latent_actions is {latent_actions!r}; choose one of {', '.join(get_args(LatentActionTraining))}")
     if not 0 <= max_corruption <= 1:
         raise ValueError(f"max_corruption is {max_corruption}; give a share of the tokens, 0 to 1")
     learning = [genie.dynamics, *([genie.latent_action_model] if latent_actions != "frozen" else [])]
