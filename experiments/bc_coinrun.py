@@ -13,7 +13,7 @@ Agents, a curve each (--agents):
     n_label_bc            same network cloned on the N labelled samples alone: what the mapping must beat
     random, constant_right_up    the latter solves about two thirds by itself, as a collapsed policy would
 
-    python experiments/bc_coinrun.py                   # the demo: an hour on one CPU core
+    python experiments/bc_coinrun.py                   # the demo: half an hour to an hour on two CPU cores
     python experiments/bc_coinrun.py --preset paper    # the paper's protocol: 100 levels x 5 seeds, a policy per seed
     python experiments/bc_coinrun.py --agents genie_lam oracle             # the paper's agent
     python experiments/bc_coinrun.py --expert sighted --lam coinrun-small    # an expert that brakes, a model that has seen CoinRun
@@ -39,7 +39,7 @@ import tyro
 from bc_agents import Agents
 from bc_report import film, known_actions, label_report, write_summary
 from bc_settings import PRESETS, RECIPES, Settings, check_lam_options
-from bc_videos import LabelledVideos
+from bc_videos import LabelledVideos, check_number
 from plot_finetuning import plot_finetuning
 from plot_level_solve import COLUMNS, plot, read_results
 from run_cache import RunCache
@@ -56,7 +56,7 @@ from world_model.training import tune_cpu
 
 
 class Study:
-    """The last stages of the study. Each returns the folder of what it made; nothing is made twice."""
+    """The last stages of the study: play, with what it stands on, and fine-tuning. Nothing is made twice."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -189,6 +189,10 @@ class Study:
     def run(self) -> None:
         settings = self.settings
         settings.output.mkdir(parents=True, exist_ok=True)
+        learning = (*settings.agents, *((settings.finetune_agent,) if settings.finetune_steps else ()))
+        if most := max(count for name in learning for count in self.agents.counts(name)):
+            for difficulty in settings.difficulties:  # before hours of cloning
+                check_number(self.videos.usable(difficulty), most)
         rows = [row for name in settings.agents for d in settings.difficulties for row in self.results(name, d)]
         starts = (settings.finetune_agent, "nothing") if settings.finetune_steps else ()
         finetuned = {(start, d): self.finetuned(start, d) for start in starts for d in settings.difficulties}

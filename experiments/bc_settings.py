@@ -108,7 +108,7 @@ class Settings(LatentActionSettings):
     """Options of the study; the defaults are those of the chosen preset. One policy is cloned from the videos of all difficulties."""
 
     preset: Literal["demo", "paper", "smoke"] = "demo"
-    """demo: an hour on one CPU core; paper: the full protocol, for a GPU; smoke: minutes, for tests"""
+    """demo: half an hour to an hour on two CPU cores; paper: the full protocol, for a GPU; smoke: minutes, for tests"""
     output: Path = Path("runs/bc_coinrun/demo")
     """folder for results.csv, summary.json, level_solve.png and agent.gif"""
 
@@ -143,11 +143,13 @@ class Settings(LatentActionSettings):
     of which it is less sure is none for airborne_frames"""
     airborne_frames: int = 4
     """of so many frames after a take-off relabelling tells the direction alone, as UP does nothing there and its label is noise"""
+    airborne_oracle: bool = False
+    """the oracle, too, learns the direction alone there"""
     n_label_cloning: TrainingConfig = TrainingConfig(steps=120)
     n_label_batch_size: int = 128
     cloning_seed: int | None = None
     """seed of cloning and of the labelled samples by which videos are relabelled, where it shall not be that of recording: another
-    training from the same videos"""
+    training from the same videos. N-label BC has the seeds of those who play"""
     policy_per_seed: bool = False
     """clone a policy for every seed, as the paper does; else one serves all seeds, and the intervals leave training out"""
 

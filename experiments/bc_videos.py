@@ -17,14 +17,13 @@ from tqdm import tqdm
 
 from genie_agents.action_mapping import FeatureClassifier
 from genie_agents.cloning import Videos
-from genie_agents.coinrun import AIRBORNE_ALIASES, DEMONSTRATION_LEVELS, LEFT, NOOP, RIGHT, WORLD_MODEL_LEVELS
+from genie_agents.coinrun import AIRBORNE_ALIASES, DEMONSTRATION_LEVELS, FRAME_SHAPE, LEFT, NOOP, RIGHT, WORLD_MODEL_LEVELS
 from genie_agents.demonstrations import RecordingConfig, open_videos
 from genie_agents.experts.players import identify_expert
 from genie_agents.selection import Proxy
 from world_model import LatentActionLabeller
 from world_model.data import VideoFile
 from world_model.files import replace_when_written
-from world_model.serialization import find_model
 from world_model.training import LabelledTransitions, train_latent_action_model
 
 FIRST_QUESTIONS = 32
@@ -42,7 +41,9 @@ class LabelledVideos:
         if settings.proxy:
             Proxy(settings.proxy)
         if not settings.train_lam:
-            find_model(settings.lam)
+            config = self.labeller.model.config
+            if (shape := (config.image_height, config.image_width, config.channels)) != FRAME_SHAPE:
+                raise ValueError(f"lam {settings.lam} looks at frames of {shape}, and CoinRun's are {FRAME_SHAPE}: give another one")
 
     # Videos and the latent action model
 
@@ -124,7 +125,7 @@ class LabelledVideos:
             for name in ("labels", "features"):
                 np.save(folder / f"{name}.npy", np.concatenate([np.load(path)[name] for path in parts]))
             for path in parts:
-                path.unlink()
+                path.unlink(missing_ok=True)  # where two commands made the same labels
 
         return self.cache.stage(f"labels-{difficulty}", {"labeller": self.labeller.identity, "with": "features"}, [source], build)
 

@@ -73,6 +73,9 @@ class Settings:
     def __post_init__(self) -> None:
         if not self.contexts or min(self.contexts) < 2:
             raise ValueError(f"contexts is {' '.join(map(str, self.contexts))}; measure 2 frames, the new one and one before it, or more")
+        for name in ("batches", "steps"):
+            if not getattr(self, name) or min(getattr(self, name)) < 1:
+                raise ValueError(f"{name} is {' '.join(map(str, getattr(self, name)))}; give at least one number of 1 or more")
 
 
 def median_seconds(call: Callable[[], object], device: torch.device, patience: float) -> tuple[float, int]:

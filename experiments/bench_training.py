@@ -11,6 +11,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import tyro
@@ -33,7 +34,7 @@ class Settings:
     batch_size: int = 4
     repeats: int = 5
     """steps measured, after one to warm up; the median counts"""
-    dtypes: tuple[str, ...] = ("float32", "bfloat16")
+    dtypes: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16")
     compile: bool = False
     """measure torch.compile too"""
 

@@ -11,7 +11,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import h5py
 import numpy as np
@@ -40,11 +40,13 @@ class BenchConfig:
     """Frames per random clip read."""
     num_clips: int = 300
     """Random clips read per combination."""
-    distribution_mode: str = "easy"
+    distribution_mode: Literal["easy", "hard"] = "easy"
     """CoinRun's difficulty: easy or hard."""
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if not self.chunk_lengths:
+            raise ValueError("chunk_lengths is empty: choose at least one")
         if self.num_frames < max(self.clip_length, *self.chunk_lengths):
             raise ValueError("num_frames must reach clip_length and every chunk length: raise num_frames")
 

@@ -78,12 +78,12 @@ def plot(percents: Percents, output: Path, others: Mapping[str, Percents] = Mapp
     figure, axes = plt.subplots(1, len(difficulties), figsize=(6.6 * len(difficulties), 7), sharey=True, squeeze=False)
     for axis, difficulty in zip(axes[0], difficulties, strict=True):
         for agent, (label, color, marker) in STYLES.items():
-            if marker is None and (agent, difficulty, 0) in percents:
+            if (agent, difficulty, 0) in percents:
                 values = percents[agent, difficulty, 0]
                 mean, (low, high) = np.mean(values), confidence_interval(values)
                 axis.axhline(mean, color=color, linestyle="--", label=f"{label}: {mean:.1f}")
                 axis.axhspan(low, high, color=color, alpha=0.08, linewidth=0)
-            elif marker is not None:
+            if marker is not None:
                 draw_curve(axis, percents, agent, difficulty, label, color=color, marker=marker)
                 for name, other in others.items() if agent != "n_label_bc" else ():
                     draw_curve(
@@ -115,7 +115,7 @@ def plot(percents: Percents, output: Path, others: Mapping[str, Percents] = Mapp
 
 def draw_curve(axis: Axes, percents: Percents, agent: str, difficulty: str, label: str, *, color: str, **style: str) -> None:
     """Mean and 95 % band of an agent over the number of labelled samples, if it played."""
-    counts = sorted(n for a, d, n in percents if (a, d) == (agent, difficulty))
+    counts = sorted(n for a, d, n in percents if (a, d) == (agent, difficulty) and n > 0)
     if counts:
         means = [np.mean(percents[agent, difficulty, n]) for n in counts]
         bands = np.array([confidence_interval(percents[agent, difficulty, n]) for n in counts])

@@ -32,6 +32,6 @@ def record(
                 bar.update(levels_done)
 
     about = dataclasses.asdict(recording) | {"levels": [levels[0], levels[-1]], "seed": seed}
-    about |= {"expert": identify_expert(expert)}
+    about |= {"expert": identify_expert(expert, recording.game)}
     about |= {"proxy": identify_model(proxy)} if proxy else {}
     return cache.stage(name, about, [], build)

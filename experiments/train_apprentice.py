@@ -53,7 +53,7 @@ def main() -> None:
         options.pop("training"),
         **options,
         fabric=fabric,
-        on_step=training_bar("apprentice", settings.training.steps),
+        on_step=training_bar("apprentice", settings.training.steps, hidden=not fabric.is_global_zero),
     )
 
 

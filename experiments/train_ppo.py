@@ -22,7 +22,7 @@ class Settings:
     folder: Path
     """where the expert is saved, and found again"""
     minutes: float = 60
-    """wall time of this call"""
+    """wall time of this call; a rollout that its end cuts is played again, so that it must be enough for one"""
     total_steps: int = 25_000_000
     """environment steps over all calls"""
     game: str = "coinrun"
@@ -31,6 +31,10 @@ class Settings:
     num_envs: int = 64
     steps_per_rollout: int = 256
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.num_envs < 1 or self.steps_per_rollout < 1:
+            raise ValueError(f"num_envs is {self.num_envs} and steps_per_rollout {self.steps_per_rollout}; choose 1 or more of each")
 
 
 def main() -> None:

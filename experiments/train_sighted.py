@@ -28,7 +28,7 @@ class Settings:
     """What to train on, and for how long."""
 
     folder: Path
-    """where the expert is saved, and found again"""
+    """where the expert is saved, and found again, with what it has learned and the settings that it began with"""
     apprentice: Path
     """folder of the apprentice that it begins as"""
     minutes: float = 60

@@ -110,7 +110,12 @@ class LatentToRealMapping:
             raise ValueError(f"{path} is not a saved mapping ({error}); fit one and save it again") from error
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise ValueError(f"{path} is not a saved mapping of this version; fit one and save it again")
-        return cls([np.array(choices, dtype=np.int64) for choices in content["real_actions"]])
+        try:
+            real_actions = [np.array(choices, dtype=np.int64) for choices in content["real_actions"]]
+            check_actions(np.concatenate(real_actions))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} is a damaged mapping ({error}); fit one and save it again") from error
+        return cls(real_actions)
 
 
 class FeatureClassifier:

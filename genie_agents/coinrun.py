@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -109,7 +110,7 @@ class ProcgenEnv(gymnasium.Env[np.ndarray, np.int64]):
         level_seed = options.get("level_seed")
         if level_seed is None:
             level_seed = self.level_seeds[int(self.np_random.integers(len(self.level_seeds)))]
-        self._start_level(int(level_seed))
+        self._start_level(operator.index(level_seed))
         return self._obs.copy(), self._info(level_solved=False)
 
     def step(self, action: int | np.integer[Any]) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:

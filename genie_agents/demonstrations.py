@@ -205,7 +205,7 @@ def _record_shard_in_worker(
     path: Path, expert: str, level_seeds: Sequence[int], config: RecordingConfig, seed: int, proxy: Path | None
 ) -> None:
     torch.set_num_threads(1)  # an expert's network looks at one frame at a time, and the other cores have workers of their own
-    record_shard(path, make_expert(expert, seed + level_seeds[0]), level_seeds, config, seed, Proxy(proxy) if proxy else None)
+    record_shard(path, make_expert(expert, seed + level_seeds[0], config.game), level_seeds, config, seed, Proxy(proxy) if proxy else None)
 
 
 def record_videos(

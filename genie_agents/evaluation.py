@@ -123,7 +123,9 @@ def evaluate(
     on_step: Callable[[int, np.ndarray], None] | None = None,
 ) -> Evaluation:
     """Play each level once, all at once, to its end or for `max_steps`. `on_step(number of games running, all games' observations)`
-    serves progress bars and films."""
+    serves progress bars and films. Raises ValueError where there is no level."""
+    if not len(level_seeds):
+        raise ValueError("level_seeds is empty; give at least one level to play")
     envs = [ProcgenEnv(game, difficulty=difficulty) for _ in level_seeds]
     obs = np.stack([env.reset(options={"level_seed": level})[0] for env, level in zip(envs, level_seeds, strict=True)])
     solved, steps = np.zeros(len(envs), dtype=bool), np.zeros(len(envs), dtype=np.int64)

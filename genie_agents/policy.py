@@ -45,6 +45,15 @@ class PolicyConfig:
             raise ValueError(f"num_frames is {self.num_frames}; a policy must see at least the present frame")
         if self.architecture not in ("nature", "impala", "st_vivit"):
             raise ValueError(f"unknown architecture {self.architecture!r}; choose 'nature', 'impala' or 'st_vivit'")
+        for name in ("stem_stride", "hidden", "patch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; choose 1 or more")
+        if not self.channels or min(self.channels) < 1 or self.blocks < 0:
+            raise ValueError(
+                f"channels is {self.channels} and blocks {self.blocks}; choose at least one number of 1 or more, and 0 or more"
+            )
+        if self.architecture == "st_vivit":
+            self.transformer()
         if self.architecture == "nature" and self.image_size < 36:
             raise ValueError(f"image_size {self.image_size} is too small for the nature network; choose at least 36, or impala")
         if self.architecture == "nature":
@@ -52,6 +61,10 @@ class PolicyConfig:
         step = self.stem_stride * 2 ** len(self.channels) if self.architecture == "impala" else self.patch_size
         if self.image_size % step:
             raise ValueError(f"image_size {self.image_size} must be a multiple of {step} for this {self.architecture} policy")
+
+    def transformer(self) -> TransformerConfig:
+        """The shape of ST-ViViT's transformer; ValueError where its settings do not go together."""
+        return TransformerConfig(d_model=self.d_model, num_layers=self.num_layers, num_heads=self.num_heads)
 
 
 def stack(frames: Tensor) -> Tensor:
@@ -145,8 +158,7 @@ class STViViTNetwork(nn.Module):
         num_patches = (config.image_size // config.patch_size) ** 2
         self.embed_patches = nn.Linear(3 * config.patch_size**2, config.d_model)
         self.embed_previous_action = nn.Embedding(config.num_actions + 1, config.d_model)  # the last row: no action yet
-        shape = TransformerConfig(d_model=config.d_model, num_layers=config.num_layers, num_heads=config.num_heads)
-        self.transformer = STTransformer(shape, num_tokens=num_patches)
+        self.transformer = STTransformer(config.transformer(), num_tokens=num_patches)
         self.head = nn.Linear(config.d_model, config.num_actions)
 
     def forward(self, frames: Tensor, previous_actions: Tensor) -> Tensor:

@@ -121,6 +121,10 @@ class CompiledCoinRun(VectorEnv[np.ndarray, np.ndarray, Any]):
         super().reset(seed=seed[0] if isinstance(seed, list) else seed)
         levels = (options or {}).get("levels")
         levels = self._draw_levels() if levels is None else np.asarray(levels)
+        if levels.shape != (self.num_envs,) or not ((levels >= 0) & (levels < len(self._levels.grid))).all():
+            raise ValueError(
+                f"need {self.num_envs} levels in 0 ... {len(self._levels.grid) - 1}, places among the beginnings; got {levels}"
+            )
         _begin(np.ones(self.num_envs, dtype=bool), levels, *self._draw(), self._levels, self._games, self._obs)
         return self._obs.copy(), {}
 

@@ -91,11 +91,12 @@ SHIPPED = Path(__file__).parent / "pretrained"
 PPO_CHECKPOINT = "ppo.zip"
 
 
-def make_expert(name: str, seed: int) -> Expert:
+def make_expert(name: str, seed: int, game: str = "coinrun") -> Expert:
     """ "planner", "sighted_planner", "random", "sticky" (random, keys held for long), "sighted", which ships, or the folder of an
     expert trained by train_sighted.py or train_ppo.py. "sighted:2" plays with its first two keys alone: it never brakes.
 
-    Raises FileNotFoundError when there is no such expert, ValueError when it is none that plays by one frame, or not with so many keys.
+    Raises FileNotFoundError when there is no such expert, ValueError when it is none that plays by one frame, or not with so many keys, or
+    learned another game by train_ppo.py.
     """
     if name in PLANNERS:
         return PLANNERS[name]()
@@ -108,14 +109,14 @@ def make_expert(name: str, seed: int) -> Expert:
         raise ValueError(f"{folder} was trained by train_ppo.py, and plays with all keys: leave out ':{num_keys}'")
     from genie_agents.experts.ppo import PPOExpert  # here, because Stable-Baselines3 is slow to import and seldom needed
 
-    return PPOExpert(folder, seed)
+    return PPOExpert(folder, seed, game)
 
 
-def identify_expert(name: str) -> str:
+def identify_expert(name: str, game: str = "coinrun") -> str:
     """The name, for a trained expert with a hash of its weights: says who plays in a video. Raises what `make_expert` does."""
     if name in PLANNERS or name in RANDOM_PLAYERS:
         return name
-    make_expert(name, seed=0)  # one that cannot play is found out before anything is recorded
+    make_expert(name, 0, game)  # one that cannot play is found out before anything is recorded
     folder, num_keys = _find_expert(name)
     if (folder / CONFIG_FILE).is_file():
         return identify_model(folder) + (f":{num_keys}" if num_keys else "")

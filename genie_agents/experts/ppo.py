@@ -119,7 +119,7 @@ def train_ppo(
             env,
             learning_rate=5e-4,
             n_steps=steps_per_rollout,
-            batch_size=num_envs * steps_per_rollout // 8,
+            batch_size=max(num_envs * steps_per_rollout // 8, 2),
             n_epochs=3,
             gamma=0.999,
             gae_lambda=0.95,
@@ -142,13 +142,17 @@ def train_ppo(
 class PPOExpert:
     """A trained PPO policy as an expert for demonstrations; samples its actions, by `seed`.
 
-    Raises ValueError for a model that sees something else than one frame, as those of train_sighted.py and of fine-tuning do.
+    Raises ValueError for a model that sees something else than one frame, as those of train_sighted.py and of fine-tuning do, or that
+    learned another game.
     """
 
-    def __init__(self, folder: str | Path, seed: int = 0) -> None:
+    def __init__(self, folder: str | Path, seed: int = 0, game: str = "coinrun") -> None:
         # With the saved seed, loading would restart the random generators of the whole program.
         self.model = PPO.load(Path(folder) / PPO_CHECKPOINT, device="cpu", custom_objects={"seed": None})
         self._generator = np.random.default_rng(seed)
+        learned, *_ = vars(self.model).get("game_learned", [game])  # older models do not say it
+        if learned != game:
+            raise ValueError(f"{folder} holds a model that learned {learned}, and {game} is to be played: give another folder")
         space = self.model.observation_space
         if not is_image_space(space):
             raise ValueError(

@@ -64,6 +64,10 @@ class LinearDecay:
         return self.learning_rate * max(progress_remaining, 0.02)
 
 
+def shapes(network: torch.nn.Module) -> dict[str, torch.Size]:
+    return {name: weight.shape for name, weight in network.state_dict().items()}
+
+
 def train_sighted(
     folder: str | Path,
     apprentice: Apprentice,
@@ -87,7 +91,7 @@ def train_sighted(
     `total_decisions`, whenever `minutes` end a call.
 
     Raises:
-        ValueError: no levels, or an apprentice that cannot brake.
+        ValueError: no levels, an apprentice that cannot brake, or one of another network than the expert in the folder.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -97,6 +101,9 @@ def train_sighted(
         policy = SightedPolicy.from_apprentice(apprentice)
         if (folder / PPO_CHECKPOINT).is_file():
             model = PPO.load(folder / PPO_CHECKPOINT, env=env, device="cpu")
+            learned: Any = model.policy
+            if shapes(learned.features_extractor.features) != shapes(policy.features):
+                raise ValueError(f"{folder} holds an expert of another network than this apprentice's: give another folder, or remove it")
         else:
             model = PPO(
                 PretrainedActorCritic,

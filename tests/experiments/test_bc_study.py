@@ -116,6 +116,7 @@ def test_a_changed_setting_redoes_what_depends_on_it_and_nothing_else(monkeypatc
         ({"uncertainty_sampling": False}, cloned),
         ({"relabelling_confidence": 0.5}, {"relabelled_linear"}),
         ({"airborne_frames": 2}, {"relabelled_linear"}),
+        ({"airborne_oracle": True}, {"oracle"}),
         ({"relabelled_samples": (8,)}, {"relabelled_linear"}),
         ({"labelled_samples": (4, 8)}, {"genie_lam", "n_label_bc"}),
         ({"labelled_samples": (4,), "seeds": 1}, set()),
