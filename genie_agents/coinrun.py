@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -110,7 +109,7 @@ class ProcgenEnv(gymnasium.Env[np.ndarray, np.int64]):
         level_seed = options.get("level_seed")
         if level_seed is None:
             level_seed = self.level_seeds[int(self.np_random.integers(len(self.level_seeds)))]
-        self._start_level(operator.index(level_seed))
+        self._start_level(level_seed)
         return self._obs.copy(), self._info(level_solved=False)
 
     def step(self, action: int | np.integer[Any]) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -154,9 +153,10 @@ class ProcgenEnv(gymnasium.Env[np.ndarray, np.int64]):
         self._obs = self._simulator.observe()[1]["rgb"][0]
         return self._obs.copy()
 
-    def _start_level(self, level_seed: int) -> None:
-        if not 0 <= level_seed < 2**31 - 1:
-            raise ValueError(f"level_seed {level_seed} is out of range; Procgen takes 0 ... {2**31 - 2}")
+    def _start_level(self, level_seed: int | np.integer[Any]) -> None:
+        if not isinstance(level_seed, int | np.integer) or not 0 <= level_seed < 2**31 - 1:
+            raise ValueError(f"level_seed {level_seed!r} is out of range; Procgen takes whole numbers, 0 ... {2**31 - 2}")
+        level_seed = int(level_seed)
         self.close()  # a fresh simulator pinned to one level costs 2 ms and cannot drift to another level
         self._simulator = procgen.ProcgenGym3Env(
             num=1,

@@ -78,6 +78,21 @@ def test_early_in_a_jump_relabelling_tells_the_direction_alone(monkeypatch):
     assert doubtful[early].any() and not doubtful[~early].any()
 
 
+def test_an_oracle_may_learn_the_direction_alone_early_in_a_jump(monkeypatch, tmp_path):
+    """Of each press of UP the first frame is the take-off; what follows the end of an episode follows none."""
+    keys, given = np.array([RIGHT, RIGHT_UP, RIGHT_UP, RIGHT_UP, RIGHT_UP, RIGHT, RIGHT_UP, -1, RIGHT, RIGHT]), []
+    for airborne_oracle in (False, True):
+        study = Study(dataclasses.replace(PRESETS["smoke"], airborne_frames=2, airborne_oracle=airborne_oracle, runs=tmp_path))
+        monkeypatch.setitem(study.videos.__dict__, "true_actions", {"easy": keys, "hard": keys})
+        monkeypatch.setattr(study.videos, "labels", lambda _: tmp_path)
+        policy = Policy(PRESETS["smoke"].policy)
+        monkeypatch.setattr(study.agents, "clone", lambda labels, *_, policy=policy, **__: given.append(labels) or policy)
+        study.agents.policy("oracle", 0)
+    as_played, learned = given
+    np.testing.assert_array_equal(as_played["hard"], keys)
+    np.testing.assert_array_equal(learned["hard"], [RIGHT, RIGHT_UP, RIGHT, RIGHT, RIGHT_UP, RIGHT, RIGHT_UP, -1, RIGHT, RIGHT])
+
+
 def test_n_labels_are_n_labels(monkeypatch, tmp_path):
     """All that cloning is given of the true actions are those of the labelled samples, of one difficulty; it is done once."""
     study, rng, given = Study(dataclasses.replace(PRESETS["smoke"], runs=tmp_path)), np.random.default_rng(0), []

@@ -57,3 +57,11 @@ def test_an_agent_of_one_number_of_samples_is_drawn_with_its_interval() -> None:
     ((bar,),) = (container.lines[2][0].get_segments() for container in axis.containers)
     np.testing.assert_allclose(bar[:, 1], confidence_interval([90.0, 92.0, 94.0]))
     plt.close(figure)
+
+
+def test_a_result_without_a_number_of_samples_is_no_point_of_a_curve() -> None:
+    """So were those of fine-tuned agents, which are drawn as lines."""
+    figure, axis = plt.subplots()
+    draw_curve(axis, {("ppo_from_clone", "easy", 0): [90.0, 92.0]}, "ppo_from_clone", "easy", "agent", color="k", marker="*")
+    assert not axis.containers and not axis.lines
+    plt.close(figure)

@@ -38,6 +38,35 @@ def test_a_stage_is_built_once_redone_when_what_is_below_changes_and_resumed_whe
     assert [name for name, _ in calls[3:]] == ["above", "below", "above"]
 
 
+def test_what_another_command_finished_stays_finished(tmp_path):
+    """Two commands may share a folder of stages: who is stopped later does not undo it."""
+
+    def interrupted(folder):
+        RunCache(tmp_path).stage("stage", {}, [], lambda folder: None)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        RunCache(tmp_path).stage("stage", {}, [], interrupted)
+    RunCache(tmp_path).stage("stage", {}, [], lambda folder: pytest.fail("built again"))
+
+
+def test_the_seconds_of_stages_of_one_name_are_added(tmp_path, monkeypatch):
+    clock = iter([0.0, 0.06, 1.0, 1.06, 2.0, 4.0])
+    monkeypatch.setattr("run_cache.time.monotonic", lambda: next(clock))
+    cache = RunCache(tmp_path)
+    for name, seed in (("play", 0), ("play", 1), ("clone", 0), ("play", 0)):
+        cache.stage(name, {"seed": seed}, [], lambda folder: None)
+    assert cache.seconds == {"play": 0.1, "clone": 2.0}
+
+
+def test_too_few_samples_are_found_out_before_anything_is_cloned(monkeypatch, tmp_path):
+    study = Study(dataclasses.replace(PRESETS["smoke"], runs=tmp_path / "runs", output=tmp_path / "out"))
+    monkeypatch.setattr(study.videos, "usable", lambda difficulty: np.arange(15 if difficulty == "hard" else 16))
+    monkeypatch.setattr(study.agents, "policies", lambda *_: pytest.fail("cloned"))
+    with pytest.raises(ValueError, match="16 labelled samples were asked for, and the videos have 15"):
+        study.run()
+
+
 def test_the_curve_of_fine_tuning_has_no_steps_twice(monkeypatch, tmp_path):
     """An interruption comes after a rollout is reported and before it is learned from, so that it is played anew."""
     study = Study(dataclasses.replace(PRESETS["smoke"], finetune_steps=48, runs=tmp_path))

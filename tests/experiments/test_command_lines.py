@@ -18,7 +18,7 @@ from world_model_settings import PRESETS as WORLD_PRESETS
 from genie_agents.experts.apprentice import Apprentice, ApprenticeConfig
 from genie_agents.experts.players import make_expert
 from genie_agents.policy import PolicyConfig
-from world_model import LatentActionConfig
+from world_model import LatentActionConfig, LatentActionModel
 from world_model.serialization import save_model
 
 
@@ -136,9 +136,12 @@ def test_a_name_that_is_none_is_refused_before_anything_is_recorded(tmp_path):
     ):
         with pytest.raises(FileNotFoundError, match=message):
             Study(Settings(runs=tmp_path, **changes))
+    save_model(tmp_path / "small", LatentActionModel(LatentActionConfig(image_height=32, image_width=32)))
+    with pytest.raises(ValueError, match=r"frames of \(32, 32, 3\), and CoinRun's are \(64, 64, 3\)"):
+        Study(Settings(runs=tmp_path, lam=str(tmp_path / "small")))
     with pytest.raises(FileNotFoundError, match="a model that ships"):
         Training(dataclasses.replace(WORLD_PRESETS["coinrun-small"], runs=tmp_path, start_from="coinrun-smal"))
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["small"]
 
 
 @pytest.mark.parametrize(
@@ -193,6 +196,9 @@ def test_ppo_trains_and_goes_on(tmp_path):
     assert (tmp_path / "ppo.zip").read_bytes() != checkpoint
     other_game = run("train_ppo.py", *arguments, "--total-steps", "48", "--difficulty", "hard")
     assert other_game.returncode != 0 and "a model that learned easy coinrun, not hard coinrun" in other_game.stderr
+
+    with pytest.raises(ValueError, match="a model that learned coinrun, and climber is to be played"):
+        make_expert(str(tmp_path), 0, "climber")
 
     torch.manual_seed(1)
     frames = np.random.default_rng(0).integers(0, 256, (20, 64, 64, 3), dtype=np.uint8)

@@ -1,10 +1,12 @@
 """The paper's dictionary: sampled in proportion, falls back, survives saving. Mappings that look at features or at the frame."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
-from genie_agents.action_mapping import FeatureClassifier, FrameMapping, LatentToRealMapping
+from genie_agents.action_mapping import FORMAT, FeatureClassifier, FrameMapping, LatentToRealMapping
 from world_model import LatentActionConfig, LatentActionModel
 
 
@@ -41,6 +43,10 @@ def test_save_and_load(tmp_path):
         (tmp_path / "foreign.json").write_text(content)
         with pytest.raises(ValueError, match="not a saved mapping"):
             LatentToRealMapping.load(tmp_path / "foreign.json")
+    for real_actions in ([[99]], [[], []], [["RIGHT"]], 7):
+        (tmp_path / "damaged.json").write_text(json.dumps({"format": FORMAT, "real_actions": real_actions}))
+        with pytest.raises(ValueError, match="damaged mapping"):
+            LatentToRealMapping.load(tmp_path / "damaged.json")
 
 
 def test_bad_samples_are_refused():

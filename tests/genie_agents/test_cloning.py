@@ -237,3 +237,8 @@ def test_bad_labels_and_settings_are_refused(videos):
         PolicyConfig(num_actions=2, image_size=32)
     with pytest.raises(ValueError, match="impala"):
         PolicyConfig(num_actions=2, architecture="resnet")
+    for unfit in ({"stem_stride": 0}, {"hidden": 0}, {"channels": ()}, {"channels": (16, -2)}, {"blocks": -1}, {"patch_size": 0}):
+        with pytest.raises(ValueError, match=f"{next(iter(unfit))} .*choose"):
+            PolicyConfig(num_actions=2, **unfit)
+    with pytest.raises(ValueError, match="must be a multiple of 2"):
+        PolicyConfig(num_actions=2, architecture="st_vivit", num_heads=3)

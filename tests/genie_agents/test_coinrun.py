@@ -155,8 +155,9 @@ def test_bad_input_is_refused_with_a_remedy():
     with pytest.raises(ValueError, match="at least one level seed"):
         ProcgenEnv(level_seeds=[])
     env = ProcgenEnv()
-    with pytest.raises(ValueError, match="out of range"):
-        env.reset(options={"level_seed": -1})
+    for level_seed in (-1, 1.7, "5"):
+        with pytest.raises(ValueError, match="out of range"):
+            env.reset(options={"level_seed": level_seed})
     env.reset(seed=0)
     for action in (NUM_ACTIONS, -1, 8.9):
         with pytest.raises(ValueError, match="not in 0"):

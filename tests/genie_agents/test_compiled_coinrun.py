@@ -120,6 +120,13 @@ def test_no_levels_or_no_games_are_refused():
         make_games(0)
 
 
+def test_levels_that_there_are_not_are_refused():
+    games = make_games(2)
+    for levels in ([0, 50], [-1, 0], [0], [[0, 1]]):
+        with pytest.raises(ValueError, match=r"need 2 levels in 0 \.\.\. 29"):
+            games.reset(options={"levels": levels})
+
+
 def test_keys_in_place_of_their_places_are_refused():
     games = make_games(2)
     games.reset(seed=0)

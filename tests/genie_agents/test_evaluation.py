@@ -46,6 +46,11 @@ def test_constant_right_up_solves_about_two_thirds_of_easy_and_random_far_less()
     assert 0.5 < constant < 0.8 and chance < constant - 0.15
 
 
+def test_no_levels_are_refused():
+    with pytest.raises(ValueError, match="level_seeds is empty"):
+        evaluate(RandomAgent(), [], difficulty="easy", seed=0)
+
+
 def test_same_seed_same_play():
     agents = [ClonedAgent(Policy(CONFIG), LatentToRealMapping([np.array([7, 8])] * 4)) for _ in range(2)]
     agents[1].policy.load_state_dict(agents[0].policy.state_dict())

@@ -147,6 +147,9 @@ def test_it_learns_from_reward_and_goes_on(tmp_path):
     assert isinstance(make_expert(str(tmp_path), seed=0), SightedExpert)
     before = SightedPolicy.from_pretrained(tmp_path)
     after = train_sighted(tmp_path, apprentice, levels, total_decisions=43_008, on_rollout=on_rollout, **options)
+    other = Apprentice(ApprenticeConfig(hidden=(32,)))
+    with pytest.raises(ValueError, match="an expert of another network"):
+        train_sighted(tmp_path, other, levels, total_decisions=45_056, on_rollout=on_rollout, **options)
     assert [decisions for decisions, _ in returns[-2:]] == [40_960, 43_008]
     observations = torch.randn(4, OBSERVATION_SIZE)
     assert not torch.equal(before(observations), after(observations))
