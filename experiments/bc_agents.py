@@ -160,7 +160,7 @@ class Agents:
         about |= {name: dataclasses.asdict(getattr(settings, name)) for name in ("policy", "cloning")}
         if recipe is None:
             name = "oracle"
-            about |= {"frames_after_take_offs": settings.airborne_frames} if settings.airborne_oracle else {}
+            about |= {"frames_after_take_offs": settings.airborne_frames} if settings.airborne_frames else {}
         elif recipe.order == "clone_then_map":
             name = "genie_lam"  # one policy of latent actions serves all mappings
         else:
@@ -172,11 +172,10 @@ class Agents:
         def build(folder: Path) -> None:
             samples = {d: videos.usable(d) for d in settings.difficulties}
             if name == "oracle":
-                labels, num_actions = dict(videos.true_actions), NUM_ACTIONS
-                if settings.airborne_oracle:
-                    for d, keys in labels.items():
-                        airborne = find_airborne(keys, np.ones(len(keys), dtype=bool), settings.airborne_frames)
-                        labels[d] = np.where(airborne, AIRBORNE_ALIASES[keys], keys)
+                labels, num_actions = {}, NUM_ACTIONS
+                for d, keys in videos.true_actions.items():
+                    airborne = find_airborne(keys, np.ones(len(keys), dtype=bool), settings.airborne_frames)
+                    labels[d] = np.where(airborne, AIRBORNE_ALIASES[keys], keys)
             elif name == "genie_lam":
                 labels, num_actions = videos.latent_actions, videos.labeller.num_codes
             else:

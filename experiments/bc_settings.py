@@ -142,9 +142,7 @@ class Settings(LatentActionSettings):
     """drop frames of whose key relabelling by features is less sure than this, though at most a fifth of a key's; 0 drops none. A take-off
     of which it is less sure is none for airborne_frames"""
     airborne_frames: int = 4
-    """of so many frames after a take-off relabelling tells the direction alone, as UP does nothing there and its label is noise"""
-    airborne_oracle: bool = False
-    """the oracle, too, learns the direction alone there"""
+    """of so many frames after a take-off relabelled agents and the oracle learn the direction alone: UP does nothing there, and is noise"""
     n_label_cloning: TrainingConfig = TrainingConfig(steps=120)
     n_label_batch_size: int = 128
     cloning_seed: int | None = None

@@ -78,11 +78,11 @@ def test_early_in_a_jump_relabelling_tells_the_direction_alone(monkeypatch):
     assert doubtful[early].any() and not doubtful[~early].any()
 
 
-def test_an_oracle_may_learn_the_direction_alone_early_in_a_jump(monkeypatch, tmp_path):
+def test_early_in_a_jump_the_oracle_learns_the_direction_alone(monkeypatch, tmp_path):
     """Of each press of UP the first frame is the take-off; what follows the end of an episode follows none."""
     keys, given = np.array([RIGHT, RIGHT_UP, RIGHT_UP, RIGHT_UP, RIGHT_UP, RIGHT, RIGHT_UP, -1, RIGHT, RIGHT]), []
-    for airborne_oracle in (False, True):
-        study = Study(dataclasses.replace(PRESETS["smoke"], airborne_frames=2, airborne_oracle=airborne_oracle, runs=tmp_path))
+    for airborne_frames in (0, 2):
+        study = Study(dataclasses.replace(PRESETS["smoke"], airborne_frames=airborne_frames, runs=tmp_path))
         monkeypatch.setitem(study.videos.__dict__, "true_actions", {"easy": keys, "hard": keys})
         monkeypatch.setattr(study.videos, "labels", lambda _: tmp_path)
         policy = Policy(PRESETS["smoke"].policy)
@@ -111,7 +111,7 @@ def test_n_labels_are_n_labels(monkeypatch, tmp_path):
 
 
 def test_oracle_and_paper_learn_from_true_and_latent_actions_and_less_often_from_what_is_certain(monkeypatch, tmp_path):
-    study, rng, given = Study(dataclasses.replace(PRESETS["smoke"], runs=tmp_path)), np.random.default_rng(0), []
+    study, rng, given = Study(dataclasses.replace(PRESETS["smoke"], airborne_frames=0, runs=tmp_path)), np.random.default_rng(0), []
     videos, agents = study.videos, study.agents
     ends = np.arange(60) % 20 == 19
     true, latent = ({d: np.where(ends, -1, rng.integers(n, size=60)) for d in ("easy", "hard")} for n in (9, videos.labeller.num_codes))
