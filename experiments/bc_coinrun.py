@@ -9,7 +9,7 @@ Agents, a curve each (--agents):
     genie_lam_linear      a linear layer maps them that sees the frame too; genie_lam_network: a small network
     relabelled            the dictionary comes first and names the keys in all videos, and the policy is cloned on these
     relabelled_linear     the same, but keys are read from the model's features by a linear layer; relabelled_network: by a small network
-    oracle                same network and videos, true actions; like those above it learns the direction alone early in a jump
+    oracle                same network and videos, true actions, but for UP early in a jump, as in the relabelled ones
     n_label_bc            same network cloned on the N labelled samples alone: what the mapping must beat
     random, constant_right_up    the latter solves about two thirds by itself, as a collapsed policy would
 
