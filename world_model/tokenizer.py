@@ -13,7 +13,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 from world_model.layers.patches import ConvHead, ConvStem, PatchHead, PatchStem, check_patches
 from world_model.layers.st_transformer import STTransformer, TransformerConfig
@@ -154,6 +153,9 @@ def tokenizer_loss(
     Metrics, detached: `psnr` in dB, over the whole batch; `ssim` of the last frames; `codebook_loss`, `commitment_loss`; `codes_used`, of
     this batch.
     """
+    # Imported here because torchmetrics takes almost as long to import as torch.
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
     images = frames.float() / 255
     mse = (output.reconstruction - images).square().mean()
     # Of each clip's last frame only: similarity of all frames would take longer than the model itself.

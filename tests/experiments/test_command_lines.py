@@ -10,7 +10,7 @@ import torch
 from bc_coinrun import Study
 from bc_settings import DEMO, PRESETS, RECIPES, Settings, check_lam_options
 from plot_level_solve import COLUMNS, read_results
-from scripts import EXPERIMENTS, run
+from scripts import EXPERIMENTS, run, say
 from stable_baselines3 import PPO
 from train_world_model import Training
 from world_model_settings import PRESETS as WORLD_PRESETS
@@ -24,7 +24,7 @@ from world_model.serialization import save_model
 
 @pytest.mark.parametrize("script", sorted(path.name for path in EXPERIMENTS.glob("*.py") if "__main__" in path.read_text()))
 def test_help_explains_itself(script):
-    result = run(script, "--help")
+    result = say(script, "--help")
     assert result.returncode == 0, result.stderr
     assert "--" in result.stdout and "usage" in result.stdout.lower()
 
@@ -194,7 +194,7 @@ def test_ppo_trains_and_goes_on(tmp_path):
     second = run("train_ppo.py", *arguments, "--total-steps", "32")
     assert second.returncode == 0 and "32/32" in second.stderr, second.stderr
     assert (tmp_path / "ppo.zip").read_bytes() != checkpoint
-    other_game = run("train_ppo.py", *arguments, "--total-steps", "48", "--difficulty", "hard")
+    other_game = say("train_ppo.py", *arguments, "--total-steps", "48", "--difficulty", "hard")
     assert other_game.returncode != 0 and "a model that learned easy coinrun, not hard coinrun" in other_game.stderr
 
     with pytest.raises(ValueError, match="a model that learned coinrun, and climber is to be played"):
@@ -215,7 +215,7 @@ def test_an_apprentice_is_taught_and_goes_on(tmp_path):
     second = run("train_apprentice.py", *arguments)
     assert second.returncode == 0 and "3/3" in second.stderr, second.stderr
     assert (tmp_path / "model.safetensors").read_bytes() != weights
-    refused = run("train_apprentice.py", *arguments[:-1], "4")
+    refused = say("train_apprentice.py", *arguments[:-1], "4")
     assert refused.returncode != 0 and "to start anew, or use the settings it was written with" in refused.stderr
 
 
@@ -229,5 +229,5 @@ def test_a_sighted_expert_comes_of_an_apprentice_and_goes_on(tmp_path):
     second = run("train_sighted.py", *arguments, "--total-decisions", "64")
     assert second.returncode == 0 and "64.0/64.0" in second.stderr, second.stderr
     assert (tmp_path / "model.safetensors").read_bytes() != weights
-    refused = run("train_sighted.py", *arguments[:2], "--apprentice", "coinrun-small")
+    refused = say("train_sighted.py", *arguments[:2], "--apprentice", "coinrun-small")
     assert refused.returncode != 0 and "describes a Genie" in refused.stderr, refused.stderr

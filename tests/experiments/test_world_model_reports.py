@@ -15,7 +15,7 @@ from evaluate_drift import Videos, figures
 from pictures import film_strips, save_clips
 from PIL import Image
 from report import machine, markdown_table
-from scripts import run
+from scripts import run, say
 from world_videos import videos_by_source, videos_to_judge_on
 
 from genie_agents.coinrun import RIGHT, RIGHT_UP, ProcgenEnv
@@ -138,7 +138,7 @@ def test_a_world_of_ones_own_videos_is_judged_and_shown_on_videos(script, leaves
     if name != "show_world.py":
         assert f"| {tmp_path / 'a.h5'} | " in result.stdout and "comes into sight" not in result.stdout
     for source, arguments in (("other.h5", [tmp_path / "other.h5"]), ("CoinRun", [])):
-        other = run(*common, *arguments)
+        other = say(*common, *arguments)
         assert other.returncode != 0 and f"{source} are (64, 64, 3) and the model's (32, 32, 3)" in other.stderr
 
 
@@ -222,7 +222,7 @@ def test_all_videos_are_long_enough_before_any_is_imagined(tmp_path, monkeypatch
 
 
 def test_a_prompt_longer_than_the_past_is_refused(world):
-    result = run("evaluate_world_model.py", "--model", world, "--prompt-frames", "40")
+    result = say("evaluate_world_model.py", "--model", world, "--prompt-frames", "40")
     assert result.returncode == 1 and f"prompt_frames is 40, and {world} begins with 15 frames at most" in result.stderr
 
 

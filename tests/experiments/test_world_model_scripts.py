@@ -8,7 +8,7 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 import pytest
-from scripts import run
+from scripts import run, say
 from torch.testing import assert_close
 
 from world_model import Genie
@@ -83,7 +83,6 @@ def test_the_game_makes_the_videos(tmp_path):
         (["--validation-data", "missing.h5"], "missing.h5"),
         (["--preset", "tiny"], "the model's (32, 32, 3): give videos of that shape by --data"),
         (["--max-corruption", "20"], "max_corruption is 20.0"),
-        (["--levels", "200", "--minutes", "0"], "stopped; what is done is kept"),
         (["--start-from", "lam-platformers"], "not a Genie"),
         (["--seed", "-1"], "seed is -1"),
         (["--tokenizer.batch-size", "0"], "batch_size 0; give at least 1"),
@@ -91,14 +90,19 @@ def test_the_game_makes_the_videos(tmp_path):
     ],
 )
 def test_what_cannot_be_trained_is_said_in_a_sentence(tmp_path, arguments, message):
-    result = run("train_world_model.py", "--runs", tmp_path / "runs", *arguments)
+    result = say("train_world_model.py", "--runs", tmp_path / "runs", *arguments)
     assert result.returncode != 0 and message in result.stderr, result.stderr
+
+
+def test_recording_stops_in_time(tmp_path):
+    result = run("train_world_model.py", "--levels", "200", "--minutes", "0", "--runs", tmp_path / "runs")
+    assert result.returncode == 1 and "stopped; what is done is kept" in result.stderr and "Traceback" not in result.stderr
 
 
 def test_validation_videos_of_another_size_are_found_out_before_training(tmp_path):
     data, validation = write_videos(tmp_path / "a.h5", 0), write_videos(tmp_path / "b.h5", 1, size=16)
     arguments = ["--preset", "tiny", "--data", data, "--validation-data", validation, "--runs", tmp_path / "runs"]
-    result = run("train_world_model.py", *arguments)
+    result = say("train_world_model.py", *arguments)
     assert result.returncode != 0 and f"{validation} are (16, 16, 3)" in result.stderr, result.stderr
     assert not list((tmp_path / "runs").glob("*"))
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 if TYPE_CHECKING:
     from world_model.genie import Genie
@@ -32,6 +31,8 @@ def psnr(predicted: Tensor, real: Tensor) -> Tensor:
 
 def ssim(predicted: Tensor, real: Tensor) -> Tensor:
     """Structural similarity (Wang et al. 2004) of each frame, at most 1, (B, T)."""
+    from torchmetrics.functional.image import structural_similarity_index_measure  # see tokenizer_loss
+
     check_frames(predicted, real)
     first, second = (frames.flatten(0, 1).permute(0, 3, 1, 2).float() / 255 for frames in (predicted, real))
     values = structural_similarity_index_measure(first, second, data_range=1.0, reduction="none")
