@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,9 +31,8 @@ def test_help_explains_itself(script):
 
 
 @pytest.mark.slow
-def test_the_study_from_nothing_to_the_picture_and_again_from_its_cache(tmp_path):
-    folders = ("--output", str(tmp_path / "out"), "--runs", str(tmp_path / "runs"))
-    result = run("bc_coinrun.py", "--preset", "smoke", "--train-lam", *folders)
+def test_the_study_from_nothing_to_the_picture(tmp_path):
+    result = run("bc_coinrun.py", "--preset", "smoke", "--train-lam", "--output", tmp_path / "out", "--runs", tmp_path / "runs")
     assert result.returncode == 0, result.stderr[-3000:]
     with (tmp_path / "out" / "results.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -48,31 +48,32 @@ def test_the_study_from_nothing_to_the_picture_and_again_from_its_cache(tmp_path
     assert (tmp_path / "out" / "level_solve.png").read_bytes()[:4] == b"\x89PNG"
     assert (tmp_path / "out" / "agent.gif").read_bytes()[:4] == b"GIF8"
 
-    def stages() -> dict[str, int]:
-        return {path.parent.name: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("*/stage.json")}
+    pictures = tmp_path / "again.png"
+    result = run("plot_level_solve.py", tmp_path / "out" / "results.csv", "--output", pictures)
+    assert result.returncode == 0 and pictures.stat().st_size > 10_000, result.stderr
 
-    before, results = stages(), (tmp_path / "out" / "results.csv").read_bytes()
-    arguments = ("--preset", "smoke", "--train-lam", "--temperature", "0.9", *folders)
-    assert run("bc_coinrun.py", *arguments).returncode == 0
-    after = stages()
-    assert before.items() <= after.items(), "a finished stage was built again"
-    new = {name.rsplit("-", 1)[0] for name in after.keys() - before.keys()}
-    assert new == {f"play-{agent}-{d}" for agent in ("relabelled_linear", "oracle") for d in ("easy", "hard")}
-    assert run("bc_coinrun.py", "--preset", "smoke", "--train-lam", *folders).returncode == 0
-    assert stages() == after and (tmp_path / "out" / "results.csv").read_bytes() == results
+
+@pytest.mark.slow
+def test_the_study_makes_anew_what_other_settings_change_and_nothing_else(tmp_path):
+    def new_stages(*arguments: str | Path) -> list[str]:
+        before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("*/stage.json")}
+        common = ("--preset", "smoke", "--difficulties", "easy", "--seeds", "1", "--agents", "oracle")
+        result = run("bc_coinrun.py", *common, "--output", tmp_path / "out", "--runs", tmp_path / "runs", *arguments)
+        assert result.returncode == 0, result.stderr[-3000:]
+        after = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("*/stage.json")}
+        assert before.items() <= after.items(), "a finished stage was built again"
+        return sorted(path.parent.name.rsplit("-", 1)[0] for path in after.keys() - before.keys())
+
+    cloned = ["clone-oracle-seed0", "play-oracle-easy"]
+    assert set(new_stages()) > {*cloned, "videos-easy"}
+    results = (tmp_path / "out" / "results.csv").read_bytes()
+    assert new_stages("--temperature", "0.9") == ["play-oracle-easy"]
+    assert new_stages() == [] and (tmp_path / "out" / "results.csv").read_bytes() == results
 
     (proxy,) = (tmp_path / "runs").glob("clone-oracle-seed0-*")
-    arguments = ("--preset", "smoke", "--train-lam", "--agents", "oracle", "--proxy", str(proxy))
-    for more, made in ((("--no-uncertainty-sampling",), ("videos", "play-oracle")), ((), ("labels", "play-oracle"))):
-        before = stages()  # what a proxy selects is recorded and cloned anew; labels are made where something reads them
-        result = run("bc_coinrun.py", *arguments, *more, *folders)
-        assert result.returncode == 0, result.stderr[-3000:]
-        new = {name.rsplit("-", 1)[0] for name in stages().keys() - before.keys()}
-        assert new == {f"{stage}-{d}" for stage in made for d in ("easy", "hard")} | {"clone-oracle-seed0"}
-
-    pictures = tmp_path / "again.png"
-    result = run("plot_level_solve.py", str(tmp_path / "out" / "results.csv"), "--output", str(pictures))
-    assert result.returncode == 0 and pictures.stat().st_size > 10_000, result.stderr
+    # What a proxy selects is recorded and cloned anew; labels are made where something reads them.
+    assert new_stages("--proxy", proxy, "--no-uncertainty-sampling") == [*cloned, "videos-easy"]
+    assert new_stages("--proxy", proxy) == ["clone-oracle-seed0", "labels-easy", "play-oracle-easy"]
 
 
 @pytest.mark.slow
