@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from bc_report import compare, interval, label_report
 from plot_level_solve import COLUMNS, draw_curve, plt, read_results
+from train_lam import CardSettings, card
 
 from genie_agents.coinrun import LEFT, RIGHT, RIGHT_UP
 from genie_agents.evaluation import confidence_interval
@@ -22,6 +23,9 @@ def test_reports_of_labels_count_what_they_say():
     assert (report["take_off_precision"], report["take_off_recall"]) == (1, 0.5)
     assert report["mapping_agreement_on_ground"] == {"mapping": 0.75}
     assert report["keys_in_air"] == {0: {RIGHT: 1}} and report["code_use"] == [0.8, 0.2]
+    text = card(CardSettings(lam_games=("climber",)), {"easy": report}, {"lam": 12.0})
+    assert "# A latent action model of climber\n" in text and "; 12 s." in text
+    assert "| take off recall | 0.500 |" in text and "| 1 | 25.0 % | RIGHT+UP 100 % |" in text
 
 
 def test_results_of_several_runs_are_read_together(tmp_path):

@@ -3,43 +3,27 @@
 import json
 import re
 import shutil
-import sys
-from pathlib import Path
 
+import evaluate_latent_actions
 import pytest
-import recording
 from bc_report import known_actions, label_report
-from evaluate_latent_actions import main, meaning, pool
+from evaluate_latent_actions import meaning, pool
+from scripts import work
 
 from genie_agents.demonstrations import RecordingConfig, record_shard
-from genie_agents.experts.players import make_expert
+from genie_agents.experts.players import PlannerExpert
 from world_model import Genie, LatentActionLabeller, LatentActionModel
 from world_model.data import VideoFile
 from world_model.presets import tiny
 from world_model.serialization import SHIPPED
 
 
-def record_here(folder, levels, recording, *, expert, proxy, seed, shard_levels):
-    """`record_videos` without its processes, whose starts take longer than the rest of a test."""
-    record_shard(folder / "levels.h5", make_expert(expert, seed), levels, recording, seed)
-    yield len(levels)
-
-
-@pytest.fixture
-def run(monkeypatch):
-    def run(*arguments: str | Path) -> None:
-        monkeypatch.setattr(recording, "record_videos", record_here)
-        monkeypatch.setattr(sys, "argv", ["experiments/evaluate_latent_actions.py", *map(str, arguments)])
-        main()
-
-    return run
-
-
-def test_a_worlds_actions_are_measured_and_named(run, tmp_path, capsys):
+def test_a_worlds_actions_are_measured_and_named(monkeypatch, tmp_path, capsys):
     world = tmp_path / "world"
     shutil.copytree(SHIPPED / "coinrun-small", world)
     arguments = ["--model", world, "--output", tmp_path / "out", "--runs", tmp_path / "runs", "--write-meanings"]
-    run(*arguments, "--difficulties", "easy", "--levels", "4", "--idm-levels", "4", "--idm-steps", "3")
+    arguments += ["--difficulties", "easy", "--levels", "4", "--idm-levels", "4", "--idm-steps", "3"]
+    work(monkeypatch, evaluate_latent_actions, *arguments)
     found = json.loads((tmp_path / "out" / "results.json").read_text())
     assert set(found["reports"]) == {"easy"} and {"command", "machine", "settings", "labeller"} <= set(found)
     report = found["reports"]["easy"]
@@ -54,17 +38,17 @@ def test_a_worlds_actions_are_measured_and_named(run, tmp_path, capsys):
     assert (world / "model.safetensors").read_bytes() == (SHIPPED / "coinrun-small" / "model.safetensors").read_bytes()
 
 
-def test_meanings_are_stored_in_worlds_only(run, tmp_path):
+def test_meanings_are_stored_in_worlds_only(monkeypatch, tmp_path):
     LatentActionModel().save_pretrained(tmp_path / "lam")
     with pytest.raises(SystemExit, match="is no world; give the folder of a Genie"):
-        run("--model", tmp_path / "lam", "--write-meanings", "--runs", tmp_path / "runs")
+        work(monkeypatch, evaluate_latent_actions, "--model", tmp_path / "lam", "--write-meanings", "--runs", tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_model_of_other_frames_is_refused_before_anything_is_played(run, tmp_path):
+def test_a_model_of_other_frames_is_refused_before_anything_is_played(monkeypatch, tmp_path):
     Genie(tiny()).save_pretrained(tmp_path / "world")
     with pytest.raises(SystemExit, match=re.escape("takes frames (32, 32, 3), and CoinRun's, whose keys are known, are (64, 64, 3)")):
-        run("--model", tmp_path / "world", "--runs", tmp_path / "runs")
+        work(monkeypatch, evaluate_latent_actions, "--model", tmp_path / "world", "--runs", tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
 
 
@@ -80,7 +64,7 @@ def test_codes_are_put_into_words():
 def test_the_models_that_ship_find_take_offs(name, difficulty, tmp_path):
     """One of the two has never seen CoinRun."""
     recording = RecordingConfig(difficulty=difficulty, noise=0, delay=0)
-    record_shard(tmp_path / "levels.h5", make_expert("planner", 0), range(909_000, 909_015), recording, 0)
+    record_shard(tmp_path / "levels.h5", PlannerExpert(), range(909_000, 909_015), recording, 0)
     labeller = LatentActionLabeller.from_pretrained(name)
     with VideoFile(tmp_path / "levels.h5") as file:
         report = label_report(labeller.label(file), *known_actions([file]), num_codes=labeller.num_codes)

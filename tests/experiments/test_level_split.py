@@ -1,6 +1,7 @@
 """Which levels the scripts play: those to learn from, to choose settings by and to report figures of are never mixed up."""
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -16,6 +17,9 @@ from run_cache import RunCache
 from world_model_settings import PRESETS as WORLD_PRESETS
 
 from genie_agents.coinrun import DEMONSTRATION_LEVELS, TEST_LEVELS, VALIDATION_LEVELS, WORLD_MODEL_LEVELS
+from genie_agents.experts.apprentice import train_apprentice
+from genie_agents.experts.ppo import train_ppo
+from genie_agents.finetuning import finetune
 from world_model import Genie, LatentActionLabeller
 from world_model.presets import coinrun_small
 
@@ -103,3 +107,12 @@ def test_agents_learn_from_levels_of_their_own(recorded: Levels, tmp_path: Path)
     with pytest.raises(OpenedVideosError):
         study.label_report(labeller, "easy")
     assert recorded()["report"] == list(VALIDATION_LEVELS[-100:])
+
+
+def test_what_learns_from_reward_learns_from_levels_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    played: list[Iterable[int]] = []
+    monkeypatch.setattr("genie_agents.finetuning.finetune", lambda *_, level_seeds, **__: played.append(level_seeds))
+    bc_coinrun.Study(dataclasses.replace(PRESETS["smoke"], finetune_steps=1, runs=tmp_path)).finetuned("nothing", "easy")
+    assert played == [DEMONSTRATION_LEVELS]
+    for train in (finetune, train_ppo, train_apprentice):
+        assert inspect.signature(train).parameters["level_seeds"].default == DEMONSTRATION_LEVELS

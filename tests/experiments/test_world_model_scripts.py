@@ -8,7 +8,8 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 import pytest
-from scripts import run, say
+import train_world_model
+from scripts import run, say, work
 from torch.testing import assert_close
 
 from world_model import Genie
@@ -55,21 +56,23 @@ def test_a_world_is_trained_from_videos_in_one_command_that_goes_on_where_it_sto
 
     world = tmp_path / "world"
     parts = ["--tokenizer-from", world, "--lam", world, "--latent-action-training", "frozen", "--start-from", world]
-    further = run("train_world_model.py", *arguments, *parts, "--max-corruption", "0.1", "--output", tmp_path / "further")
+    # By another seed, or parts that nobody loaded would be equal too.
+    further = run("train_world_model.py", *arguments, *parts, "--seed", "1", "--max-corruption", "0.1", "--output", tmp_path / "further")
     assert further.returncode == 0 and f"dynamics: begins with the weights of {world}" in further.stdout, further.stderr
     assert len(list((tmp_path / "runs").glob("tokenizer-*"))) == 1, "a tokenizer was given and one was trained all the same"
     first, second = Genie.from_pretrained(world), Genie.from_pretrained(tmp_path / "further")
-    assert_close(second.tokenizer.state_dict(), first.tokenizer.state_dict(), rtol=0, atol=0)
+    for part in ("tokenizer", "latent_action_model"):
+        assert_close(getattr(second, part).state_dict(), getattr(first, part).state_dict(), rtol=0, atol=0)
     change = max((new - old).abs().max().item() for new, old in zip(second.dynamics.parameters(), first.dynamics.parameters(), strict=True))
     assert 0 < change < 0.05  # 2 steps from where it was
 
 
 @pytest.mark.slow
-def test_the_game_makes_the_videos(tmp_path):
-    arguments = ["--levels", "8", "--output", tmp_path / "world", "--runs", tmp_path / "runs", "--validate-every", "1"]
+def test_the_game_makes_the_videos(monkeypatch, tmp_path):
+    monkeypatch.setattr(train_world_model, "VALIDATION_CLIPS", 2)
+    arguments = ["--levels", "8", "--output", tmp_path / "world", "--runs", tmp_path / "runs"]
     arguments += ["--tokenizer.training.steps", "1", "--dynamics.training.steps", "1", "--dynamics.batch-size", "2"]
-    result = run("train_world_model.py", *arguments)
-    assert result.returncode == 0, result.stderr
+    work(monkeypatch, train_world_model, *arguments)
     recorded = sorted(path.name.rsplit("-", 2)[0] for path in (tmp_path / "runs").glob("videos-*"))
     assert recorded == ["videos-planner", "videos-random", "videos-sticky"]
 
@@ -123,7 +126,7 @@ def test_the_rollout_benchmark_fills_its_table(tmp_path):
     ]
     assert all(float(row["seconds_per_frame"]) > 0 for row in rows) and all(float(row["peak_mib"]) > 50 for row in rows[1:])
     (printed,) = re.findall(r"1 worlds: ([\d.]+) frames a second", result.stdout)
-    assert float(printed) == pytest.approx(1 / float(rows[0]["seconds_per_frame"]), rel=0.01)
+    assert float(printed) == pytest.approx(1 / float(rows[0]["seconds_per_frame"]), rel=0.05)  # 4 digits of seconds
 
 
 def test_the_rollout_benchmark_says_which_frames_it_estimated(tmp_path):

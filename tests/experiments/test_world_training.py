@@ -7,13 +7,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from run_cache import RunCache
+from torch.testing import assert_close
 from train_world_model import Training, save_world
-from world_model_settings import PRESETS
+from world_model_settings import PRESETS, Phase
 
-from world_model import Genie, GenieConfig, SamplingConfig, VideoTokenizer
-from world_model.data import VideoWriter
+from world_model import Genie, GenieConfig, LatentActionModel, SamplingConfig, VideoTokenizer
+from world_model.data import VideoFile, VideoWriter
 from world_model.presets import tiny
 from world_model.serialization import change_config, identify_model, save_model
+from world_model.training import TrainingConfig
 
 
 def write_video(path: Path, seed: int, length: int = 20) -> Path:
@@ -46,6 +48,19 @@ def test_a_changed_setting_or_other_videos_redo_a_stage(tmp_path: Path, monkeypa
     ):
         assert dynamics(model=replace(settings.model, **unlearned)) == dynamics()
     assert len({dynamics(), dynamics("other"), dynamics(dynamics=longer), dynamics(max_corruption=0.1)}) == 4
+
+
+def test_a_world_is_made_of_the_parts_that_were_trained_and_of_frames_of_its_videos(tmp_path: Path) -> None:
+    data, phase = write_video(tmp_path / "a.h5", 0), Phase(training=TrainingConfig(steps=1), clip_length=8, batch_size=2)
+    settings = replace(PRESETS["tiny"], runs=tmp_path / "runs", data=(data,), latent_action_training="frozen")
+    training = Training(replace(settings, tokenizer=phase, latent_actions=phase, dynamics=phase))
+    world = Genie.from_pretrained(training.genie())
+    tokenizer = VideoTokenizer.from_pretrained(training.tokenizer())
+    assert_close(world.tokenizer.state_dict(), tokenizer.state_dict(), rtol=0, atol=0)
+    latent_action_model = LatentActionModel.from_pretrained(training.latent_action_model())
+    assert_close(world.latent_action_model.state_dict(), latent_action_model.state_dict(), rtol=0, atol=0)
+    with VideoFile(data) as video:
+        assert {prompt.numpy().tobytes() for prompt in world.prompts} <= {frame.tobytes() for frame in video.frames[:]}
 
 
 def test_videos_that_are_too_short_are_refused_before_anything_is_learned(tmp_path: Path) -> None:

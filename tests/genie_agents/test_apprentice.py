@@ -228,10 +228,10 @@ def test_an_apprentice_plays_two_to_all_moves():
 
 
 def test_a_resumed_training_meets_other_levels():
-    batches = make_batches(Apprentice(TINY))
+    apprentice = Apprentice(TINY)  # the same one: another plays other moves on the same levels
+    batches, again, fresh = (make_batches(apprentice) for _ in range(3))
     next(batches)
     saved = batches.state_dict()
     assert saved["num_states"] > 0
-    again, fresh = make_batches(Apprentice(TINY)), make_batches(Apprentice(TINY))
     again.load_state_dict(saved)
     assert not torch.equal(next(again).views, next(fresh).views)

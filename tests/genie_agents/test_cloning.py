@@ -189,12 +189,13 @@ def test_a_state_of_other_samples_labels_or_settings_is_refused(videos, tmp_path
     loaded, labels = videos
     samples = np.flatnonzero(labels >= 0)
 
-    def stream(labels=labels, samples=samples, seed=0):
-        return CloningBatches(loaded, labels, samples, num_frames=1, batch_size=4, seed=seed)
+    def stream(labels=labels, samples=samples, seed=0, **settings):
+        return CloningBatches(loaded, labels, samples, num_frames=1, batch_size=4, seed=seed, **settings)
 
     state = stream().state_dict()
     stream().load_state_dict(state)
-    for other in (stream(samples=samples[:5]), stream(labels=np.where(labels == 1, 0, labels)), stream(seed=1)):
+    others = stream(samples=samples[:5]), stream(labels=np.where(labels == 1, 0, labels)), stream(seed=1)
+    for other in (*others, stream(balance=0.5), stream(weights=np.arange(1.0, len(labels) + 1))):
         with pytest.raises(ValueError, match="resume with the same data and settings"):
             other.load_state_dict(state)
     clone(NATURE, TrainingConfig(steps=2), loaded, labels, batch_size=8, checkpoint=tmp_path / "run")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from genie_agents.action_mapping import LatentToRealMapping
+from genie_agents.action_mapping import FrameMapping, LatentToRealMapping
 from genie_agents.coinrun import NOOP, NUM_ACTIONS, RIGHT_UP, ProcgenEnv
 from genie_agents.evaluation import ClonedAgent, ConstantAgent, RandomAgent, confidence_interval, evaluate
 from genie_agents.experts.planner import Planner
@@ -105,6 +105,24 @@ def test_an_agent_remembers_each_games_own_past():
     assert seen[1][0][:, :, 0, 0, 0].tolist() == [[10, 10, 20], [12, 12, 22]]
     assert seen[1][1][:, -1].tolist() == [first[0], first[2]]
     assert seen[2][0][:, :, 0, 0, 0].tolist() == [[12, 22, 32]]
+
+
+def test_a_mapping_that_looks_further_back_than_the_policy_is_shown_as_many_frames():
+    class Watcher(FrameMapping):
+        num_frames, num_codes = 4, 3
+
+        def __init__(self):
+            self.seen = []
+
+        def sample(self, latent_actions, frames, generator, *, temperature=1.0):
+            self.seen.append(frames[:, :, 0, 0, 0].tolist())
+            return latent_actions
+
+    agent = ClonedAgent(Policy(PolicyConfig(num_actions=3, hidden=8)), watcher := Watcher())
+    agent.begin(1, seed=0)
+    for value in (1, 2, 3):
+        agent.act(np.full((1, 64, 64, 3), value, np.uint8), np.arange(1))
+    assert watcher.seen == [[[1, 1, 1, 1]], [[1, 1, 1, 2]], [[1, 1, 2, 3]]]
 
 
 def test_confidence_interval_is_students():

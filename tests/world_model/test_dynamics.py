@@ -96,6 +96,15 @@ def test_corrupted_tokens_are_random_at_a_rate_of_each_clip_and_by_its_seed_alon
     assert torch.equal(corrupt_tokens(tokens, seeds, num_codes=16, max_rate=0.0), tokens)
 
 
+def test_what_is_corrupted_has_nothing_to_do_with_what_is_hidden() -> None:
+    """Drawn by the same numbers, corrupted tokens would be hidden ones, and nobody would meet them."""
+    tokens, seeds = torch.zeros(200, 4, 100, dtype=torch.int64), torch.arange(200) * 7 + 1
+    hidden = draw_mask((200, 4, 100), seeds)[:, 1:]
+    corrupted = (corrupt_tokens(tokens, seeds, num_codes=16, max_rate=0.5) > 0)[:, 1:]
+    both, chance = (hidden & corrupted).float().mean(), hidden.float().mean() * corrupted.float().mean()
+    assert both.item() == pytest.approx(chance.item(), rel=0.1)
+
+
 def test_no_first_frame_is_masked_and_each_clip_has_its_own_rate() -> None:
     mask = draw_mask((300, 4, 100), torch.arange(300))
     assert mask.dtype == torch.bool

@@ -112,6 +112,21 @@ def test_half_the_bytes_are_nearly_the_same_genie(tmp_path: Path) -> None:
     loaded.imagine(videos(1, 2), actions_for(2, 1).T)
 
 
+def test_a_full_disk_leaves_the_model_that_was_saved_before(genie: Genie, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    genie.save_pretrained(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def fill_the_disk(path: Path, data: bytes) -> None:
+        with path.open("wb") as file:
+            file.write(data[:100])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", fill_the_disk)
+    with pytest.raises(OSError, match="No space left"):
+        Genie(TINY, seed=1).save_pretrained(tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_a_part_can_be_saved_by_itself(genie: Genie, tmp_path: Path) -> None:
     genie.tokenizer.save_pretrained(tmp_path)
     loaded, frames = VideoTokenizer.from_pretrained(tmp_path), videos(1, 3)

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from world_model.layers.st_transformer import STTransformer, TransformerConfig
-from world_model.training import MetricsLog, TrainingConfig, read_log, train, tune_cpu
-from world_model.training.checkpoint import save_checkpoint
+from world_model.training import MetricsLog, TrainingConfig, checkpoint, read_log, train, tune_cpu
+from world_model.training.checkpoint import has_checkpoint, save_checkpoint
 from world_model.training.muon import Muon
 from world_model.training.state import TrainingState, make_optimizers
 
@@ -214,7 +214,7 @@ def test_ctrl_c_ends_the_step_and_saves_it(tmp_path: Path) -> None:
     def on_step(step: int, metrics: dict[str, Tensor]) -> None:
         losses.append(metrics["loss"].item())
         if step == 8:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
 
     torch.manual_seed(1)
     trained = model()
@@ -223,6 +223,17 @@ def test_ctrl_c_ends_the_step_and_saves_it(tmp_path: Path) -> None:
         train(trained, loss_function, NumberedBatches(), config, checkpoint=path, on_step=on_step)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert losses + run(config, path)[1] == run(config)[1]
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_a_second_ctrl_c_interrupts_at_once() -> None:
+    def on_step(step: int, metrics: dict[str, Tensor]) -> None:
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(model(), loss_function, NumberedBatches(), TrainingConfig(steps=3), on_step=on_step)
 
 
 @pytest.mark.usefixtures("ctrl_c")
@@ -301,6 +312,7 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path) -> 
             time.sleep(0.01)
         process.kill()
         process.wait()
+        assert has_checkpoint(run_folder / "run.safetensors"), "nothing was saved, so that nothing can go on"
     with log.open("a") as file:
         file.write('{"step": 4')  # cut short by the kill
     resumed = train_with_log(run_folder)
@@ -344,9 +356,34 @@ def test_averaged_weights_are_the_moving_average_of_the_weights() -> None:
         validated.append(step)
 
     train(trained, loss_function, NumberedBatches(), config, on_step=on_step, validate=validate, validate_every=5)
-    assert validated == [5, 10, 12]  # with the weights that would be saved, and `expected` says that training went on from its own
+    assert validated == [5, 10, 12]  # with the weights that would be saved
     for name, weight in trained.named_parameters():
         torch.testing.assert_close(weight.detach(), expected[name])
+
+
+def test_validation_leaves_the_training_as_it_was() -> None:
+    config = TrainingConfig(steps=12, ema_decay=0.7)
+    whole, losses = run(config)
+    watched, same = run(config, validate=lambda step: None, validate_every=5)
+    assert same == losses
+    assert_same_weights(whole, watched)
+
+
+def test_a_full_disk_leaves_the_checkpoint_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, path, save_file = TrainingConfig(steps=6), tmp_path / "run.safetensors", checkpoint.save_file
+
+    def fill_the_disk(tensors: dict[str, Tensor], file: Path, metadata: dict[str, str]) -> None:
+        save_file(tensors, file, metadata)
+        if json.loads(metadata["progress"])["step"] == 4:
+            file.write_bytes(file.read_bytes()[:100])
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", fill_the_disk)
+    with pytest.raises(OSError, match="No space left"):
+        run(config, path)
+    monkeypatch.undo()
+    assert list(tmp_path.iterdir()) == [path]
+    assert len(run(config, path)[1]) == 3  # goes on after the third step
 
 
 def test_other_configurations_models_and_damaged_files_are_refused(tmp_path: Path) -> None:
@@ -356,6 +393,9 @@ def test_other_configurations_models_and_damaged_files_are_refused(tmp_path: Pat
         run(TrainingConfig(steps=4), path)
     with pytest.raises(ValueError, match="another model"):
         train(nn.Linear(3, 1), loss_function, NumberedBatches(), TrainingConfig(steps=3), checkpoint=path)
+    wider = nn.Sequential(nn.Linear(3, 9), nn.Dropout(0.2), nn.Linear(9, 1))  # weights of the same names and other shapes
+    with pytest.raises(ValueError, match="another model"):
+        train(wider, loss_function, NumberedBatches(), TrainingConfig(steps=3), checkpoint=path)
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ValueError, match="not a readable training checkpoint"):
         run(TrainingConfig(steps=3), path)

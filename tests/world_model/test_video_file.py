@@ -258,17 +258,36 @@ def test_other_versions_are_refused(video_path: Path) -> None:
         VideoFile(video_path)
 
 
-@pytest.mark.parametrize("damage", ["no bounds", "bounds disagree", "labels too short", "no frames", "no provenance"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "no bounds",
+        "bounds disagree",
+        "an episode of one frame",
+        "labels too short",
+        "no frames",
+        "flat frames",
+        "float frames",
+        "no provenance",
+    ],
+)
 def test_damaged_files_are_refused(video_path: Path, damage: str) -> None:
     with h5py.File(video_path, "r+") as file:
+        frames = file["frames"][:]
         if damage == "no bounds":
             del file["episode_starts"]
         elif damage == "bounds disagree":
             file["episode_starts"][-1] = 27
         elif damage == "labels too short":
             file["latent_actions"] = np.zeros(3, int)
-        elif damage == "no frames":
+        elif damage == "an episode of one frame":
+            file["episode_starts"][1] = file["episode_starts"][0] + 1
+        elif damage.endswith("frames"):
             del file["frames"]
+            if damage == "flat frames":
+                file["frames"] = frames.reshape(len(frames), -1)
+            elif damage == "float frames":
+                file["frames"] = frames.astype(np.float32)
         else:
             file.attrs["provenance"] = np.zeros(2)
     with pytest.raises(VideoFileError, match="video.h5 is damaged"):
