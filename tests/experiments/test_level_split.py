@@ -10,18 +10,21 @@ import evaluate_drift
 import evaluate_latent_actions
 import pytest
 import recording
+import train_sighted
 import train_world_model
 import world_videos
 from bc_settings import PRESETS
 from run_cache import RunCache
+from scripts import work
 from world_model_settings import PRESETS as WORLD_PRESETS
 
 from genie_agents.coinrun import DEMONSTRATION_LEVELS, TEST_LEVELS, VALIDATION_LEVELS, WORLD_MODEL_LEVELS
-from genie_agents.experts.apprentice import train_apprentice
+from genie_agents.experts.apprentice import Apprentice, ApprenticeConfig, train_apprentice
 from genie_agents.experts.ppo import train_ppo
 from genie_agents.finetuning import finetune
 from world_model import Genie, LatentActionLabeller
 from world_model.presets import coinrun_small
+from world_model.serialization import save_model
 
 Levels = Callable[[], dict[str, list[int]]]
 
@@ -109,10 +112,24 @@ def test_agents_learn_from_levels_of_their_own(recorded: Levels, tmp_path: Path)
     assert recorded()["report"] == list(VALIDATION_LEVELS[-100:])
 
 
-def test_what_learns_from_reward_learns_from_levels_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_learns_by_playing_learns_from_levels_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     played: list[Iterable[int]] = []
     monkeypatch.setattr("genie_agents.finetuning.finetune", lambda *_, level_seeds, **__: played.append(level_seeds))
     bc_coinrun.Study(dataclasses.replace(PRESETS["smoke"], finetune_steps=1, runs=tmp_path)).finetuned("nothing", "easy")
     assert played == [DEMONSTRATION_LEVELS]
     for train in (finetune, train_ppo, train_apprentice):
         assert inspect.signature(train).parameters["level_seeds"].default == DEMONSTRATION_LEVELS
+
+
+def test_the_sighted_expert_learns_from_levels_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Iterable[int]] = []
+
+    def read_nothing(difficulty: str, level_seeds: Iterable[int], on_level: object) -> None:
+        read.append(level_seeds)
+        raise OpenedVideosError
+
+    monkeypatch.setattr(train_sighted, "read_levels", read_nothing)
+    save_model(tmp_path / "apprentice", Apprentice(ApprenticeConfig(hidden=(8,))))
+    with pytest.raises(OpenedVideosError):
+        work(monkeypatch, train_sighted, "--folder", tmp_path, "--apprentice", tmp_path / "apprentice", "--levels", "3")
+    assert read == [DEMONSTRATION_LEVELS[:3]]
