@@ -170,11 +170,7 @@ class LabelledVideos:
         hold a single take-off.
         """
         samples = np.random.default_rng((self.settings.seed, seed)).permutation(self.usable(difficulty))
-        codes = self.latent_actions[difficulty][samples]
-        rank = np.empty(len(samples), dtype=np.int64)  # a sample's place among those of its own latent action
-        for code in np.unique(codes):
-            rank[codes == code] = np.arange((codes == code).sum())
-        return check_number(samples[np.argsort(rank, kind="stable")[:count]], count)
+        return check_number(spread(samples, self.latent_actions[difficulty][samples])[:count], count)
 
     def transition_features(self, difficulty: str, frames: np.ndarray) -> np.ndarray:
         """What the latent action model sees before and after the transitions that lead from the frames (n,) of a difficulty: (n, 2 D)."""
@@ -191,10 +187,11 @@ class LabelledVideos:
         """The frames of a difficulty whose true action is asked for to read features by; more contain the fewer.
 
         The first are `labelled_samples`. Then a linear layer is fitted again and again, and asks for more, at its border of a direction,
-        left, none or right, that is not the common one, or has not been met as long as that alone has. A key as rare as LEFT is seldom met
-        otherwise. Once one is met, as many `labelled_samples` again come first, as most later questions will be about it. Of each press
-        that is met the following frames are asked for, until the common direction is back: held on, a key does not look as when just
-        pressed, and of what was never met the layer has no doubts. It does not ask about keys for up and down, which do nothing in the air.
+        left, none or right, that is not the common one. A key as rare as LEFT is seldom met otherwise. As long as none but the common one
+        has been met, it asks at its vague border of the others, and evenly over the pairs of a latent action and the next. Once one
+        is met, as many `labelled_samples` again come first, as most later questions will be about it. Of each press that is met the
+        following frames are asked for, until the common direction is back: held on, a key does not look as when just pressed, and of
+        what was never met the layer has no doubts. It does not ask about keys for up and down, which do nothing in the air.
         """
         if len(self._questioned.get((difficulty, seed), ())) < count:
             keys, usable = self.true_actions[difficulty], self.usable(difficulty)
@@ -202,6 +199,8 @@ class LabelledVideos:
             unasked = np.isin(np.arange(len(keys)), usable)
             pool = np.random.default_rng((self.settings.seed, seed)).permutation(usable)[:POOL]
             pool_features = self.transition_features(difficulty, pool)
+            codes = self.latent_actions[difficulty]
+            pairs = codes[pool] * (self.labeller.num_codes + 1) + codes[pool + 1]  # -1 ends an episode
             samples = self.labelled_samples(difficulty, seed, min(2 * FIRST_QUESTIONS, len(usable)))
             questions = samples[:FIRST_QUESTIONS]
             common = np.bincount(directions[questions], minlength=1).argmax()
@@ -229,15 +228,23 @@ class LabelledVideos:
                 scores = np.stack([logsumexp(logits[:, key == AIRBORNE_ALIASES], axis=1) for key in DIRECTIONS], axis=1)
                 margins = np.stack([np.abs(own - np.delete(scores, i, axis=1).max(axis=1)) for i, own in enumerate(scores.T)])
                 margin = np.where(unasked[pool], margins[rare if rare.any() else ~met].min(axis=0), np.inf)
+                nearest = np.argsort(margin, kind="stable")[: unasked[pool].sum()]
                 if rare.any():  # few at a time, as each answer moves the border, and some of many there, as those nearest to it look alike
-                    number, candidates = max(1, len(chosen) // 16), 5
-                else:  # of a direction that was never met the border is vague
-                    number, candidates = len(chosen) // 2, 20
-                bordering = pool[np.argsort(margin, kind="stable")[: candidates * number]]
-                generator = np.random.default_rng((self.settings.seed, seed, len(chosen)))
-                questions = generator.permutation(bordering[unasked[bordering]])[:number]
+                    number = max(1, len(chosen) // 16)
+                    generator = np.random.default_rng((self.settings.seed, seed, len(chosen)))
+                    questions = generator.permutation(pool[nearest[: 5 * number]])[:number]
+                else:
+                    questions = spread(pool[nearest], pairs[nearest])[: len(chosen) // 2]
             self._questioned[difficulty, seed] = np.array(chosen)
         return check_number(self._questioned[difficulty, seed][:count], count)
+
+
+def spread(samples: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """The samples (N,), first of each group (N,) the first one, then the second ones, and so on."""
+    rank = np.empty(len(samples), dtype=np.int64)  # a sample's place in its own group
+    for group in np.unique(groups):
+        rank[groups == group] = np.arange((groups == group).sum())
+    return samples[np.argsort(rank, kind="stable")]
 
 
 def check_number(samples: np.ndarray, count: int) -> np.ndarray:
