@@ -27,6 +27,7 @@ from world_model.files import replace_when_written
 from world_model.training import LabelledTransitions, train_latent_action_model
 
 FIRST_QUESTIONS = 32
+SPREADING = range(64, 128)  # questions after which some are spread over pairs of latent actions: later they would cost more than they find
 HELD = 8  # frames of a press that are asked for
 DIRECTIONS = (LEFT, NOOP, RIGHT)
 
@@ -187,11 +188,11 @@ class LabelledVideos:
         """The frames of a difficulty whose true action is asked for to read features by; more contain the fewer.
 
         The first are `labelled_samples`. Then a linear layer is fitted again and again, and asks for more, at its border of a direction,
-        left, none or right, that is not the common one. A key as rare as LEFT is seldom met otherwise. As long as none but the common one
-        has been met, it asks at its vague border of the others, and evenly over the pairs of a latent action and the next. Once one
-        is met, as many `labelled_samples` again come first, as most later questions will be about it. Of each press that is met the
-        following frames are asked for, until the common direction is back: held on, a key does not look as when just pressed, and of
-        what was never met the layer has no doubts. It does not ask about keys for up and down, which do nothing in the air.
+        left, none or right, that is not the common one, or has not been met as long as that alone has. A key as rare as LEFT is seldom met
+        otherwise, and for a while half of the questions are spread over the pairs of a latent action and the next, too. Once one is met,
+        as many `labelled_samples` again come first, as most later questions will be about it. Of each press that is met the following
+        frames are asked for, until the common direction is back: held on, a key does not look as when just pressed, and of what was never
+        met the layer has no doubts. It does not ask about keys for up and down, which do nothing in the air.
         """
         if len(self._questioned.get((difficulty, seed), ())) < count:
             keys, usable = self.true_actions[difficulty], self.usable(difficulty)
@@ -229,12 +230,16 @@ class LabelledVideos:
                 margins = np.stack([np.abs(own - np.delete(scores, i, axis=1).max(axis=1)) for i, own in enumerate(scores.T)])
                 margin = np.where(unasked[pool], margins[rare if rare.any() else ~met].min(axis=0), np.inf)
                 nearest = np.argsort(margin, kind="stable")[: unasked[pool].sum()]
+                generator = np.random.default_rng((self.settings.seed, seed, len(chosen)))
                 if rare.any():  # few at a time, as each answer moves the border, and some of many there, as those nearest to it look alike
                     number = max(1, len(chosen) // 16)
-                    generator = np.random.default_rng((self.settings.seed, seed, len(chosen)))
                     questions = generator.permutation(pool[nearest[: 5 * number]])[:number]
-                else:
-                    questions = spread(pool[nearest], pairs[nearest])[: len(chosen) // 2]
+                    continue
+                number = len(chosen) // 2  # of a direction that was never met the border is vague
+                questions = generator.permutation(pool[nearest[: 20 * number]])[:number]
+                if len(chosen) in SPREADING:
+                    various = spread(pool[nearest], pairs[nearest])[: number // 2]
+                    questions = np.append(various, questions[~np.isin(questions, various)])[:number]
             self._questioned[difficulty, seed] = np.array(chosen)
         return check_number(self._questioned[difficulty, seed][:count], count)
 
