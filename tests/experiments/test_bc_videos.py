@@ -76,8 +76,8 @@ def test_labelled_samples_are_known_in_context_spread_over_the_codes_and_contain
 
 
 def test_questions_find_a_rare_key_and_the_fewer_are_contained(monkeypatch):
-    """One transition in 250 is LEFT, lies apart in the features and has no latent action of its own, but what follows it is seldom seen;
-    spread over latent actions, 200 samples hold one or two of them."""
+    """One transition in 250 is LEFT, lies apart in the features and has no latent action of its own, but what follows it has; spread over
+    latent actions, 200 samples hold one or two of them."""
     videos = Study(dataclasses.replace(PRESETS["smoke"], labelled_samples=(16,))).videos
     rng, count = np.random.default_rng(0), 20_000
     keys = np.where(rng.random(count) < 0.004, LEFT, np.where(rng.random(count) < 0.2, RIGHT_UP, RIGHT))
@@ -85,7 +85,7 @@ def test_questions_find_a_rare_key_and_the_fewer_are_contained(monkeypatch):
     features[1:, 0] += np.where(keys == LEFT, 5, 0)
     features[1:, 1] += np.where(keys == RIGHT_UP, 5, 0)
     keys[-1] = -1
-    codes = np.where(keys == RIGHT_UP, 1, np.where(np.roll(keys == LEFT, 1), 2, np.where(rng.random(count) < 0.005, 2, 0)))
+    codes = np.where(keys == RIGHT_UP, 1, np.where(np.roll(keys == LEFT, 1), 2, 0))
     codes[-1] = -1
     monkeypatch.setitem(videos.__dict__, "latent_actions", {"easy": codes})
     monkeypatch.setitem(videos.__dict__, "true_actions", {"easy": keys})
