@@ -2,7 +2,7 @@
 
 Levels are read from the real game, their motion is that of `physics`, equal to the game's to the last bit. The player is asked only
 where an answer counts, on the ground; in the air RIGHT is held. It decides anew on every frame on which it stands, as one who sees
-nothing but the last pictures must.
+nothing but the last pictures must; LEFT alone may have to be held for longer.
 
 Shape letters: E games side by side, L levels, N things of one kind, T frames.
 """
@@ -76,7 +76,8 @@ def read_levels(difficulty: str, level_seeds: Sequence[int], on_level: Callable[
 
 
 class CompiledCoinRun(VectorEnv[np.ndarray, np.ndarray, Any]):
-    """E games, each on a level drawn from `beginnings`; an action is the place of a key in `KEYS`, and lasts until the player stands again.
+    """E games, each on a level drawn from `beginnings`; an action is the place of a key in `KEYS`, and lasts until the player stands again,
+    LEFT for `brake_frames` frames, or until it stands no more and does again.
 
     Observations (E, OBSERVATION_SIZE) float32: the view (see `view.look`), and whether LEFT may be pressed, which is so in a
     `braking_share` of the episodes; in the others LEFT runs on. The view shows the player, and its speed, up to
@@ -89,11 +90,18 @@ class CompiledCoinRun(VectorEnv[np.ndarray, np.ndarray, Any]):
     metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
 
     def __init__(
-        self, beginnings: Sequence[GameState], num_envs: int, *, blur: float = 0.1, slip: float = 0.01, braking_share: float = 0.67
+        self,
+        beginnings: Sequence[GameState],
+        num_envs: int,
+        *,
+        blur: float = 0.1,
+        slip: float = 0.01,
+        braking_share: float = 0.67,
+        brake_frames: int = 1,
     ) -> None:
         if not beginnings or num_envs < 1:
             raise ValueError(f"{len(beginnings)} levels and {num_envs} games were given; there must be at least one of each")
-        self.num_envs, self.blur, self.slip, self.braking_share = num_envs, blur, slip, braking_share
+        self.num_envs, self.blur, self.slip, self.braking_share, self.brake_frames = num_envs, blur, slip, braking_share, brake_frames
         self.single_observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (OBSERVATION_SIZE,), np.float32)
         self.single_action_space = gymnasium.spaces.Discrete(len(KEYS))
         self.observation_space = batch_space(self.single_observation_space, num_envs)
@@ -133,7 +141,7 @@ class CompiledCoinRun(VectorEnv[np.ndarray, np.ndarray, Any]):
             raise ValueError(f"need {self.num_envs} actions in 0 ... {len(KEYS) - 1}, places of keys in KEYS; got {actions}")
         slips = np.where(self.np_random.random(self.num_envs) < self.slip, self.np_random.integers(len(KEYS), size=self.num_envs), -1)
         brakes, blurs = self._draw()
-        rewards, ended, solved = _step(actions, slips, blurs, self._levels, self._games, self._obs)
+        rewards, ended, solved = _step(actions, slips, self.brake_frames, blurs, self._levels, self._games, self._obs)
         infos: dict[str, Any] = {}
         if ended.any():
             final_obs = np.full(self.num_envs, None, dtype=object)
@@ -215,23 +223,26 @@ def _press(game: int, key: int, levels: Levels, games: Games) -> int:
 
 
 @njit(cache=True)
-def _decide(game: int, key: int, levels: Levels, games: Games) -> int:
-    """Press a key and hold RIGHT until the player stands: PLAYING, COLLECTED or DIED."""
+def _decide(game: int, key: int, frames: int, levels: Levels, games: Games) -> int:
+    """Press a key for so many frames on the ground and hold RIGHT until the player stands: PLAYING, COLLECTED or DIED."""
     while True:
         outcome = _press(game, key, levels, games)
+        frames -= 1
         x, y, _, vy = games.body[game]
-        if outcome != PLAYING or games.frame[game] == MAX_FRAMES or has_support(x, y, vy, games.on_crate[game], games.grid[game]):
+        stands = has_support(x, y, vy, games.on_crate[game], games.grid[game])
+        if outcome != PLAYING or games.frame[game] == MAX_FRAMES or (stands and frames <= 0):
             return outcome
-        key = RIGHT
+        if not stands:
+            key, frames = RIGHT, 0
 
 
 @njit(cache=True)
-def _step_one(game: int, action: int, key: int, levels: Levels, games: Games) -> tuple[float, bool, bool]:
+def _step_one(game: int, action: int, key: int, brake_frames: int, levels: Levels, games: Games) -> tuple[float, bool, bool]:
     """The reward of a decision, and whether the episode has ended and the level is solved."""
     begun, x, cost = games.frame[game], games.body[game, 0], _KEY_COSTS[action]
     if key == LEFT and not games.may_brake[game]:
         key = RIGHT
-    outcome = _decide(game, key, levels, games)
+    outcome = _decide(game, key, brake_frames if key == LEFT else 1, levels, games)
     if games.body[game, 0] == x:
         cost += _IDLE_COST
     solved = outcome == COLLECTED
@@ -240,7 +251,7 @@ def _step_one(game: int, action: int, key: int, levels: Levels, games: Games) ->
 
 @njit(cache=True, parallel=True)
 def _step(
-    actions: np.ndarray, slips: np.ndarray, blurs: np.ndarray, levels: Levels, games: Games, obs: np.ndarray
+    actions: np.ndarray, slips: np.ndarray, brake_frames: int, blurs: np.ndarray, levels: Levels, games: Games, obs: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A decision in every game: rewards (E,) float32, ended (E,) and solved (E,) bool.
 
@@ -250,6 +261,6 @@ def _step(
     ended, solved = np.zeros(len(actions), np.bool_), np.zeros(len(actions), np.bool_)
     for game in prange(len(actions)):
         key = KEYS[actions[game] if slips[game] < 0 else slips[game]]
-        rewards[game], ended[game], solved[game] = _step_one(game, actions[game], key, levels, games)
+        rewards[game], ended[game], solved[game] = _step_one(game, actions[game], key, brake_frames, levels, games)
         _observe(game, blurs, levels, games, obs)
     return rewards, ended, solved

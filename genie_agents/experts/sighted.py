@@ -32,11 +32,14 @@ _RELUCTANCE = 1.5  # to brake: by an apprentice's costs braking a frame longer i
 
 @dataclass(frozen=True, kw_only=True)
 class SightedConfig:
-    """The units of its hidden layers."""
+    """The units of its hidden layers, and for how many frames it holds LEFT at least, while it stands."""
 
     hidden: tuple[int, ...] = (704, 384)
+    brake_frames: int = 1
 
     def __post_init__(self) -> None:
+        if self.brake_frames < 1:
+            raise ValueError(f"brake_frames is {self.brake_frames}; a key is held for 1 frame or more")
         if not self.hidden or min(self.hidden) < 1:
             raise ValueError(f"hidden is {self.hidden}; give the units of at least one hidden layer")
 
@@ -46,6 +49,7 @@ class ViewFeatures(nn.Module):
 
     def __init__(self, config: SightedConfig) -> None:
         super().__init__()
+        self.config = config
         sizes, layers = (OBSERVATION_SIZE, *config.hidden), list[nn.Module]()
         for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
             layers += [nn.Linear(inputs, outputs), nn.ReLU()]
@@ -82,14 +86,14 @@ class SightedPolicy(nn.Module):
         return self.head(self.features(observations))
 
     @classmethod
-    def from_apprentice(cls, apprentice: Apprentice) -> SightedPolicy:
+    def from_apprentice(cls, apprentice: Apprentice, *, brake_frames: int = 1) -> SightedPolicy:
         """What an apprentice expects of its first moves, run, jump, and brake and jump, as logits of the keys that they begin with.
 
         Raises ValueError when it cannot brake.
         """
         if apprentice.config.num_moves < len(KEYS):
             raise ValueError(f"the apprentice knows {apprentice.config.num_moves} moves; give one that brakes, of {len(KEYS)} or more")
-        policy = cls(SightedConfig(hidden=apprentice.config.hidden))
+        policy = cls(SightedConfig(hidden=apprentice.config.hidden, brake_frames=brake_frames))
         *hidden, costs = (layer for layer in apprentice.layers if isinstance(layer, nn.Linear))
         with torch.no_grad():
             for mine, its in zip((layer for layer in policy.features.layers if isinstance(layer, nn.Linear)), hidden, strict=True):
@@ -107,8 +111,8 @@ class SightedPolicy(nn.Module):
 
 
 class SightedExpert:
-    """A sighted policy as an `Expert`: its likeliest key wherever it stands, RIGHT in the air; UP is held above `UP_SPEED`. With
-    `num_keys` 2 it never brakes: it presses RIGHT and RIGHT+UP alone, as it has learned too.
+    """A sighted policy as an `Expert`: its likeliest key wherever it stands, LEFT for its `brake_frames` as long as it stands, RIGHT in
+    the air; UP is held above `UP_SPEED`. With `num_keys` 2 it never brakes: it presses RIGHT and RIGHT+UP alone, as it has learned too.
 
     Raises ValueError for another number than 2 or 3.
     """
@@ -121,16 +125,21 @@ class SightedExpert:
         self._teacher = make_teacher(self.num_keys)  # says what is lost to one who has these keys: the first moves begin with them
 
     def begin(self, env: ProcgenEnv) -> bool:
-        self._env, self._agent = env, AgentTracker(env)
+        self._env, self._agent, self._brake_frames_left = env, AgentTracker(env), 0
         return self._teacher.plan(env.get_state().simulator) is not None
 
     @torch.inference_mode()
     def act(self, obs: np.ndarray) -> int:
-        if self._agent.on_ground:
+        if not self._agent.on_ground:
+            self._brake_frames_left = 0
+            action = RIGHT_UP if self._agent.vertical_speed > UP_SPEED else RIGHT
+        elif self._brake_frames_left:
+            self._brake_frames_left -= 1
+            action = LEFT
+        else:
             view = look(read_state(self._env.get_state().simulator))
             logits = self.policy(torch.from_numpy(np.concatenate([view, self._may_brake]))[None])[0]
             action = KEYS[int(logits.argmax())]
-        else:
-            action = RIGHT_UP if self._agent.vertical_speed > UP_SPEED else RIGHT
+            self._brake_frames_left = self.policy.config.brake_frames - 1 if action == LEFT else 0
         self._agent.step(action)
         return action

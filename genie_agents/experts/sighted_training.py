@@ -1,4 +1,5 @@
-"""How the sighted expert comes from an apprentice: PPO (Stable-Baselines3) in CoinRun without its pictures.
+"""How the sighted expert learns from reward: PPO (Stable-Baselines3) in CoinRun without its pictures. It begins as an apprentice, or as
+another of its kind.
 
 From nothing, in a first attempt, PPO learned more slowly and did not brake; the planner's apprentice (`apprentice`) knows when that pays,
 but commits itself to its moves.
@@ -7,6 +8,7 @@ but commits itself to its moves.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,6 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import VecMonitor
 from torch import Tensor
 
-from genie_agents.experts.apprentice import Apprentice
 from genie_agents.experts.compiled_coinrun import CompiledCoinRun
 from genie_agents.experts.game_state import GameState
 from genie_agents.experts.players import PPO_CHECKPOINT
@@ -64,13 +65,9 @@ class LinearDecay:
         return self.learning_rate * max(progress_remaining, 0.02)
 
 
-def shapes(network: torch.nn.Module) -> dict[str, torch.Size]:
-    return {name: weight.shape for name, weight in network.state_dict().items()}
-
-
 def train_sighted(
     folder: str | Path,
-    apprentice: Apprentice,
+    policy: SightedPolicy,
     beginnings: Sequence[GameState],
     *,
     total_decisions: int,
@@ -82,8 +79,8 @@ def train_sighted(
     seed: int = 0,
     on_rollout: Callable[[int, float], None] | None = None,
 ) -> SightedPolicy:
-    """Let the apprentice learn from reward for `minutes`, or until `total_decisions` in all, on levels that `read_levels` gave, and save
-    what comes of it in `folder`; called again with the same folder, it goes on where it stopped, with the settings saved there
+    """Let a copy of the policy learn from reward for `minutes`, or until `total_decisions` in all, on levels that `read_levels` gave, and
+    save what comes of it in `folder`; called again with the same folder, it goes on where it stopped, with the settings saved there
     (remove it to start anew).
 
     `on_rollout(decisions so far, mean return of the last 100 episodes)` is called after each rollout of `num_envs` x
@@ -91,19 +88,21 @@ def train_sighted(
     `total_decisions`, whenever `minutes` end a call.
 
     Raises:
-        ValueError: no levels, an apprentice that cannot brake, or one of another network than the expert in the folder.
+        ValueError: no levels, or a policy of another configuration than the expert in the folder.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    env = VecMonitor(GymnasiumVecEnv(CompiledCoinRun(beginnings, num_envs)))
+    policy = deepcopy(policy)
+    env = VecMonitor(GymnasiumVecEnv(CompiledCoinRun(beginnings, num_envs, brake_frames=policy.config.brake_frames)))
     with torch.random.fork_rng(devices=[]):  # initial weights come from `seed` and leave the caller's generator alone
         torch.manual_seed(seed)
-        policy = SightedPolicy.from_apprentice(apprentice)
         if (folder / PPO_CHECKPOINT).is_file():
             model = PPO.load(folder / PPO_CHECKPOINT, env=env, device="cpu")
             learned: Any = model.policy
-            if shapes(learned.features_extractor.features) != shapes(policy.features):
-                raise ValueError(f"{folder} holds an expert of another network than this apprentice's: give another folder, or remove it")
+            if (config := learned.features_extractor.features.config) != policy.config:
+                raise ValueError(
+                    f"{folder} holds an expert of {config}, and {policy.config} is to learn: give another folder, or remove it"
+                )
         else:
             model = PPO(
                 PretrainedActorCritic,

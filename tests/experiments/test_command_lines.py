@@ -220,8 +220,18 @@ def test_a_sighted_expert_comes_of_an_apprentice_and_goes_on(tmp_path):
     second = run("train_sighted.py", *arguments, "--total-decisions", "64")
     assert second.returncode == 0 and "64.0/64.0" in second.stderr, second.stderr
     assert (tmp_path / "model.safetensors").read_bytes() != weights
-    refused = say("train_sighted.py", *arguments[:2], "--apprentice", "coinrun-small")
-    assert refused.returncode != 0 and "describes a Genie" in refused.stderr, refused.stderr
+    held_arguments = ("--folder", str(tmp_path / "held"), "--expert", str(tmp_path), "--brake-frames", "3", *arguments[4:])
+    held = run("train_sighted.py", *held_arguments, "--total-decisions", "32")
+    assert held.returncode == 0 and json.loads((tmp_path / "held" / "config.json").read_text())["config"]["brake_frames"] == 3
+    for start, problem in (
+        (("--apprentice", "coinrun-small"), "describes a Genie"),
+        (("--expert", "planner"), "is no sighted expert"),
+        ((*arguments[2:4], "--expert", "sighted"), "begins as an apprentice or as another expert"),
+        ((), "begins as an apprentice or as another expert"),
+        ((*arguments[2:4], "--brake-frames", "0"), "held for 1 frame or more"),
+    ):
+        refused = say("train_sighted.py", *arguments[:2], *start)
+        assert refused.returncode != 0 and problem in refused.stderr, refused.stderr
 
 
 def test_the_benchmarks_of_training_and_of_video_files_print_a_figure_each():

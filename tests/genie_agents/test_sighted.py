@@ -7,19 +7,17 @@ import torch
 from genie_agents.coinrun import LEFT, RIGHT, RIGHT_UP, ProcgenEnv
 from genie_agents.demonstrations import RecordingConfig, play_level
 from genie_agents.experts.apprentice import Apprentice, ApprenticeConfig
-from genie_agents.experts.compiled_coinrun import KEYS, OBSERVATION_SIZE, CompiledCoinRun, read_levels
+from genie_agents.experts.compiled_coinrun import KEYS, MAX_FRAMES, OBSERVATION_SIZE, CompiledCoinRun, read_levels
 from genie_agents.experts.players import identify_expert, make_expert
 from genie_agents.experts.run_and_jump import AgentTracker
 from genie_agents.experts.sighted import SightedConfig, SightedExpert, SightedPolicy
 from genie_agents.experts.sighted_training import train_sighted
 from genie_agents.experts.view import VIEW_SIZE
 
-TINY = SightedConfig(hidden=(16,))
 
-
-def always(key, num_keys=None):
+def always(key, num_keys=None, brake_frames=1):
     """An expert that answers with this key, and with RIGHT+UP where it may not, whatever it sees."""
-    policy = SightedPolicy(TINY)
+    policy = SightedPolicy(SightedConfig(hidden=(16,), brake_frames=brake_frames))
     torch.nn.init.zeros_(policy.head.linear.weight)
     policy.head.linear.bias.data = torch.tensor([0.0, 0.5, 0.0]) + torch.eye(len(KEYS))[KEYS.index(key)]
     return SightedExpert(policy, num_keys=num_keys)
@@ -53,22 +51,62 @@ def test_up_is_held_in_a_jump_that_another_began():
     assert actions == [RIGHT_UP] * 2 + [RIGHT] * 6
 
 
-@pytest.mark.parametrize("key", KEYS)
-def test_the_expert_plays_the_game_that_it_was_taught_in(key):
-    expert, env = always(key), ProcgenEnv()
-    games = CompiledCoinRun(read_levels("easy", range(900_000, 900_010)), 1, blur=0, slip=0, braking_share=1)
-    for level in range(10):
-        obs, _ = env.reset(options={"level_seed": 900_000 + level})
+class Whim(SightedPolicy):
+    """A key at random, whatever it sees."""
+
+    def __init__(self, config, seed):
+        super().__init__(config)
+        self.generator, self.num_asked = np.random.default_rng(seed), 0
+
+    def choose(self):
+        self.num_asked += 1
+        return int(self.generator.choice(len(KEYS), p=[0.7, 0.1, 0.2]))
+
+    def forward(self, observations):
+        return torch.eye(len(KEYS))[[self.choose()]]
+
+
+@pytest.mark.parametrize("brake_frames", [1, 3])
+def test_the_expert_plays_the_game_that_it_was_taught_in(brake_frames):
+    """By the same whims a level ends in both after as many decisions, and as well."""
+    config, env = SightedConfig(hidden=(16,), brake_frames=brake_frames), ProcgenEnv()
+    games = CompiledCoinRun(read_levels("easy", range(900_000, 900_040)), 1, blur=0, slip=0, braking_share=1, brake_frames=brake_frames)
+    outcomes = []
+    for level in range(40):
+        taught, plays, ended = Whim(config, level), Whim(config, level), False
         games.reset(seed=0, options={"levels": [level]})
+        while not ended:
+            *_, (ended,), _, infos = games.step(np.array([taught.choose()]))
+        expert, (obs, _), ended = SightedExpert(plays), env.reset(options={"level_seed": 900_000 + level}), False
         expert.begin(env)
-        ended = False
-        while not ended and env.elapsed_steps < 60:
-            view, _, (lost_or_won,), *_ = games.step(np.array([KEYS.index(key)]))
-            asked = False
-            while not ended and not asked:
-                obs, _, ended, _, _ = env.step(expert.act(obs))
-                asked = not ended and AgentTracker(env).on_ground
-            assert ended == lost_or_won
+        while not ended and env.elapsed_steps < MAX_FRAMES:
+            obs, _, ended, _, info = env.step(expert.act(obs))
+        assert plays.num_asked == taught.num_asked
+        outcomes.append(infos["final_info"]["level_solved"][0])
+        assert outcomes[-1] == info["level_solved"]
+    assert 0 < np.mean(outcomes) < 1
+
+
+def test_left_is_held_while_the_expert_stands():
+    expert, env = always(LEFT, brake_frames=3), ProcgenEnv()
+    obs, _ = env.reset(options={"level_seed": 900_000})
+    expert.begin(env)
+    logits = expert.policy.head.linear.bias.data
+    actions = []
+    for step in range(5):
+        actions.append(expert.act(obs))
+        obs, *_ = env.step(actions[-1])
+        logits[KEYS.index(RIGHT)] = 9.0  # it would run now, as soon as it is asked
+        if step == 0:
+            assert actions == [LEFT]
+    assert actions == [LEFT] * 3 + [RIGHT] * 2
+    logits[KEYS.index(RIGHT)] = 0.0
+    assert expert.act(obs) == LEFT
+    expert.begin(env)  # a disturbance: it looks again
+    logits[KEYS.index(RIGHT)] = 9.0
+    assert expert.act(obs) == RIGHT
+    with pytest.raises(ValueError, match="held for 1 frame or more"):
+        SightedConfig(brake_frames=0)
 
 
 class AlwaysJumping:
@@ -134,22 +172,22 @@ def test_it_begins_with_what_the_apprentice_expects():
 def test_it_learns_from_reward_and_goes_on(tmp_path):
     """From nothing it soon solves more of four levels; afterwards its folder is an expert's, and the next call goes on."""
     torch.manual_seed(0)
-    apprentice, levels = Apprentice(ApprenticeConfig(hidden=(64,))), read_levels("easy", range(30_000, 30_004))
+    policy, levels = SightedPolicy(SightedConfig(hidden=(64,))), read_levels("easy", range(30_000, 30_004))
     returns = []
     options = {"minutes": 10, "num_envs": 32, "decisions_per_rollout": 64, "batch_size": 256, "learning_rate": 2e-3}
 
     def on_rollout(decisions, mean_return):
         returns.append((decisions, mean_return))
 
-    train_sighted(tmp_path, apprentice, levels, total_decisions=40_960, on_rollout=on_rollout, **options)
+    train_sighted(tmp_path, policy, levels, total_decisions=40_960, on_rollout=on_rollout, **options)
     assert returns[-1][0] == 40_960
     assert np.mean([solved for _, solved in returns[-3:]]) > np.mean([solved for _, solved in returns[:3]]) + 0.2
     assert isinstance(make_expert(str(tmp_path), seed=0), SightedExpert)
     before = SightedPolicy.from_pretrained(tmp_path)
-    after = train_sighted(tmp_path, apprentice, levels, total_decisions=43_008, on_rollout=on_rollout, **options)
-    other = Apprentice(ApprenticeConfig(hidden=(32,)))
-    with pytest.raises(ValueError, match="an expert of another network"):
-        train_sighted(tmp_path, other, levels, total_decisions=45_056, on_rollout=on_rollout, **options)
+    after = train_sighted(tmp_path, policy, levels, total_decisions=43_008, on_rollout=on_rollout, **options)
+    for other in (SightedConfig(hidden=(32,)), SightedConfig(hidden=(64,), brake_frames=3)):
+        with pytest.raises(ValueError, match="holds an expert of SightedConfig"):
+            train_sighted(tmp_path, SightedPolicy(other), levels, total_decisions=45_056, on_rollout=on_rollout, **options)
     assert [decisions for decisions, _ in returns[-2:]] == [40_960, 43_008]
     observations = torch.randn(4, OBSERVATION_SIZE)
     assert not torch.equal(before(observations), after(observations))
