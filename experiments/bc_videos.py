@@ -108,7 +108,7 @@ class LabelledVideos:
         return self.labeller.model.config.context_frames - 2
 
     def labels(self, difficulty: str) -> Path:
-        """labels.npy (N,): the latent action from each frame to the next, -1 on the last of an episode; features.npy (N, F) float16: what
+        """labels.npy (N,): the latent action from each frame to the next, -1 on the last of an episode; features.npy (N, D) float16: what
         the model sees in each frame. Row t+1 describes the transition from t to t+1."""
         source = self.demonstrations(difficulty)
 
@@ -128,12 +128,7 @@ class LabelledVideos:
             for path in parts:
                 path.unlink(missing_ok=True)  # where two commands made the same labels
 
-        return self.cache.stage(
-            f"labels-{difficulty}",
-            {"labeller": self.labeller.identity, "with": "features of the whole frame and of its middle"},
-            [source],
-            build,
-        )
+        return self.cache.stage(f"labels-{difficulty}", {"labeller": self.labeller.identity, "with": "features"}, [source], build)
 
     # What is held in memory: the frames of all difficulties in a row, and per difficulty one row a frame of all else
 
@@ -179,12 +174,12 @@ class LabelledVideos:
         return check_number(spread(samples, self.latent_actions[difficulty][samples])[:count], count)
 
     def transition_features(self, difficulty: str, frames: np.ndarray) -> np.ndarray:
-        """What the latent action model sees before and after the transitions that lead from the frames (n,) of a difficulty: (n, 2 F)."""
+        """What the latent action model sees before and after the transitions that lead from the frames (n,) of a difficulty: (n, 2 D)."""
         features = self.frame_features[difficulty]
         return np.concatenate([features[frames], features[frames + 1]], axis=1).astype(np.float32)
 
     def past_features(self, difficulty: str, frames: np.ndarray) -> np.ndarray:
-        """What the latent action model sees in the frames (n,) of a difficulty and in those before them: (n, 2 F)."""
+        """What the latent action model sees in the frames (n,) of a difficulty and in those before them: (n, 2 D)."""
         features, labels = self.frame_features[difficulty], self.latent_actions[difficulty]
         before = np.where(labels[frames - 1] == -1, frames, frames - 1)  # an episode's first frame stands in for its past
         return np.concatenate([features[before], features[frames]], axis=1).astype(np.float32)

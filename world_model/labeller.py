@@ -21,8 +21,8 @@ from world_model.serialization import identify_model
 
 
 class Description(NamedTuple):
-    """`latent_actions` as `label` gives them; `features` float32, a row a frame: (T, F), (B, T, F) or (N, F), F the model's
-    `num_features`. Row t+1 describes the transition from frame t to t+1 (see `LatentActionModel.describe`)."""
+    """`latent_actions` as `label` gives them; `features` float32, a row a frame: (T, D), (B, T, D) or (N, D). Row t+1 describes the
+    transition from frame t to t+1 (see `LatentActionModel.describe`)."""
 
     latent_actions: np.ndarray
     features: np.ndarray
@@ -101,7 +101,7 @@ class LatentActionLabeller:
                 return self.describe(opened, batch_size=batch_size, progress=progress)
         frames, episode_starts = self._episodes(video)
         labels = np.full(len(frames), -1, np.int64)
-        features, begins = np.empty((len(frames), self.model.num_features), np.float32), set(episode_starts.tolist())
+        features, begins = np.empty((len(frames), self.model.config.d_model), np.float32), set(episode_starts.tolist())
         for start, stop, num_seen, part_features, part in self._describe_parts(frames, episode_starts, batch_size, progress):
             labels[start + num_seen : stop - 1] = part[num_seen : stop - 1 - start]
             first_row = 0 if start in begins else num_seen + 1  # a part's first frame is described without the one before it

@@ -139,20 +139,13 @@ class LatentActionModel(nn.Module):
         return self._encode(self._read(frames))
 
     def describe(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """What happens in frames (B, T, H, W, C) uint8: features (B, T, 2 D) of each frame after those before it, and `encode`'s indices.
+        """What happens in frames (B, T, H, W, C) uint8: features (B, T, D) of each frame after those before it, and `encode`'s indices.
 
-        The first half of row t is what the latent action from frame t-1 to t is made from, the mean of all tokens before it is squeezed
-        into a code; the second half is the mean of those in the middle of the frame alone, where most cameras keep the player. They tell
-        more than the code, to whoever has some labels to learn it by. Row 0 sees a scene at rest. Raises ValueError as `encode` does.
+        Row t is what the latent action from frame t-1 to t is made from, before it is squeezed into a code: it tells more than
+        the code, to whoever has some labels to learn it by. Row 0 sees a scene at rest. Raises ValueError as `encode` does.
         """
-        tokens_BTND = self._look(self._read(frames))
-        whole_BTD = tokens_BTND.mean(dim=2)
-        return torch.cat([whole_BTD, tokens_BTND[:, :, self._middle].mean(dim=2)], dim=-1), self._quantize(whole_BTD).indices
-
-    @property
-    def num_features(self) -> int:
-        """How many numbers `describe` gives for a frame."""
-        return 2 * self.config.d_model
+        features_BTD = self._describe(self._read(frames))
+        return features_BTD, self._quantize(features_BTD).indices
 
     def decode(self, frames: Tensor, latent_actions: Tensor) -> Tensor:
         """The next frames (B, T-1, H, W, C) in [0, 1] that `latent_actions` (B, T-1) int64 would lead to from frames[:, :-1]."""
@@ -179,18 +172,11 @@ class LatentActionModel(nn.Module):
         maps = [pairs_BTHWC.flatten(0, 1), *self.stem(pairs_BTHWC.flatten(0, 1))]
         return [map_.unflatten(0, frames.shape[:2]) for map_ in maps]
 
-    def _look(self, maps: list[Tensor]) -> Tensor:
-        return self.encoder(maps[-1].flatten(2, 3))
-
-    @property
-    def _middle(self) -> Tensor:
-        """The places (M,) of the tokens in the middle half of the rows and columns."""
-        rows, columns = self.config.image_height // self.config.patch_size, self.config.image_width // self.config.patch_size
-        places = torch.arange(rows * columns).view(rows, columns)
-        return places[rows // 4 : rows - rows // 4, columns // 4 : columns - columns // 4].flatten()
+    def _describe(self, maps: list[Tensor]) -> Tensor:
+        return self.encoder(maps[-1].flatten(2, 3)).mean(dim=2)
 
     def _encode(self, maps: list[Tensor]) -> Quantized:
-        return self._quantize(self._look(maps).mean(dim=2))
+        return self._quantize(self._describe(maps))
 
     def _quantize(self, features_BTD: Tensor) -> Quantized:
         return self.quantizer(self.standardize(self.to_code(features_BTD[:, 1:])))

@@ -104,17 +104,17 @@ def test_features_are_what_the_codes_are_made_from_however_a_video_is_cut(labell
         labels, features = labeller.describe(video)
         np.testing.assert_array_equal(labels, labeller.label(video))
         np.testing.assert_array_equal(labeller.describe(video_path).features, features)
-        assert features.shape == (sum(LENGTHS), 2 * CONFIG.d_model) and features.dtype == np.float32
+        assert features.shape == (sum(LENGTHS), CONFIG.d_model) and features.dtype == np.float32
         for index, (start, stop) in enumerate(zip(video.episode_starts[:-1], video.episode_starts[1:], strict=True)):
             np.testing.assert_allclose(labeller.describe(video.episode(index)).features, features[start:stop], atol=1e-4)
     model = labeller.model
     with torch.inference_mode():
-        codes = model.quantizer(model.standardize(model.to_code(torch.from_numpy(features[:, : CONFIG.d_model])))).indices.numpy()
+        codes = model.quantizer(model.standardize(model.to_code(torch.from_numpy(features)))).indices.numpy()
     known = np.flatnonzero(labels >= 0)
     assert (codes[known + 1] == labels[known]).mean() > 0.99  # all but those that rounding turns
     batch = np.stack([episode(21, seed) for seed in range(2)])
     described = labeller.describe(batch)
-    assert described.features.shape == (2, 21, 2 * CONFIG.d_model) and described.latent_actions.shape == (2, 20)
+    assert described.features.shape == (2, 21, CONFIG.d_model) and described.latent_actions.shape == (2, 20)
 
 
 def test_features_of_a_model_that_sees_two_frames_do_not_depend_on_parts() -> None:
@@ -134,7 +134,7 @@ def test_a_batch_of_episodes_is_labelled_one_by_one(labeller: LatentActionLabell
     for video, label in zip(videos, labels, strict=True):
         np.testing.assert_array_equal(labeller.label(video), label)
     none = labeller.describe(videos[:0])
-    assert none.latent_actions.shape == labeller.label(videos[:0]).shape == (0, 20) and none.features.shape == (0, 21, 2 * CONFIG.d_model)
+    assert none.latent_actions.shape == labeller.label(videos[:0]).shape == (0, 20) and none.features.shape == (0, 21, CONFIG.d_model)
 
 
 def test_labels_are_written_beside_the_frames_with_their_origin(labeller: LatentActionLabeller, video_path: Path) -> None:

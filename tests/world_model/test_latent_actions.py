@@ -33,16 +33,6 @@ def with_other_frame(frames: Tensor, index: int) -> Tensor:
     return other
 
 
-def test_features_tell_of_the_whole_frame_and_of_its_middle() -> None:
-    model, frames = LatentActionModel(TINY).eval(), random_frames(2, 5)
-    tokens: list[Tensor] = []
-    model.encoder.register_forward_hook(lambda _module, _inputs, output: tokens.append(output))
-    features, _ = model.describe(frames)
-    grid = tokens[0].view(2, 5, 4, 4, TINY.d_model)
-    assert features.shape == (2, 5, model.num_features)
-    torch.testing.assert_close(features, torch.cat([grid.mean(dim=(2, 3)), grid[:, :, 1:3, 1:3].mean(dim=(2, 3))], dim=-1))
-
-
 @pytest.mark.parametrize("config", [TINY, PAPER], ids=["conv", "patch"])
 def test_a_latent_action_depends_on_its_context_alone(config: LatentActionConfig) -> None:
     model, frames = LatentActionModel(config).eval(), random_frames(2, 9)
