@@ -2,11 +2,14 @@
 folder, it goes on where it stopped.
 
 It begins as an apprentice of the planner (train_apprentice.py), or as another expert of this kind, and learns on from reward
-(genie_agents/experts/sighted_training.py). The experts that ship were made by
+(genie_agents/experts/sighted_training.py). The expert that ships was made by
 
     python experiments/train_apprentice.py --folder runs/apprentice --devices 2
     python experiments/train_sighted.py --folder runs/sighted --apprentice runs/apprentice
-    python experiments/train_sighted.py --folder runs/sighted_held --expert sighted --brake-frames 3
+
+and one that holds LEFT for three frames, so that videos show it, by
+
+    python experiments/train_sighted.py --folder runs/sighted_held --expert sighted --brake-frames 3 --total-decisions 12000000
 """
 
 from __future__ import annotations
