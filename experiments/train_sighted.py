@@ -39,8 +39,9 @@ class Settings:
     """folder of the apprentice that it begins as"""
     expert: str | None = None
     """or the sighted expert that it begins as instead: the folder of one, or sighted, which ships"""
-    brake_frames: int = 1
-    """frames for which it holds LEFT at least: a key held for three is seen better in a video"""
+    brake_frames: int | None = None
+    """frames for which it holds LEFT at least, by default as many as the expert that it begins as, or 1: a key held for three is seen
+    better in a video"""
     minutes: float = 60
     """wall time of this call, after the levels have been read"""
     total_decisions: int = 24_000_000
@@ -62,12 +63,13 @@ class Settings:
 
     def begin(self) -> SightedPolicy:
         """What it begins as."""
+        changes = {} if self.brake_frames is None else {"brake_frames": self.brake_frames}
         if self.apprentice is not None:
-            return SightedPolicy.from_apprentice(Apprentice.from_pretrained(self.apprentice), brake_frames=self.brake_frames)
+            return SightedPolicy.from_apprentice(Apprentice.from_pretrained(self.apprentice), **changes)
         expert = make_expert(str(self.expert), self.seed)
         if not isinstance(expert, SightedExpert):
             raise ValueError(f"{self.expert} is no sighted expert: give sighted, or the folder of one trained by train_sighted.py")
-        policy = SightedPolicy(replace(expert.policy.config, brake_frames=self.brake_frames))
+        policy = SightedPolicy(replace(expert.policy.config, **changes))
         policy.load_state_dict(expert.policy.state_dict())
         return policy
 

@@ -1,4 +1,4 @@
-"""An expert that sees what the camera shows and no more, and decides anew on every frame.
+"""An expert that sees what the camera shows and no more, and decides anew on every frame, but for LEFT, which it may hold for some.
 
 Whoever is to be imitated from pictures must have all its reasons in the last of them. This one reads the view (`view.look`), so the looks
 of a level do not matter to it, and it learned from reward alone, in a game that shows it where it is only as well as a picture of 64

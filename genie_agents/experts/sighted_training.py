@@ -99,7 +99,7 @@ def train_sighted(
         if (folder / PPO_CHECKPOINT).is_file():
             model = PPO.load(folder / PPO_CHECKPOINT, env=env, device="cpu")
             learned: Any = model.policy
-            if (config := learned.features_extractor.features.config) != policy.config:
+            if (config := getattr(learned.features_extractor.features, "config", "an earlier version")) != policy.config:
                 raise ValueError(
                     f"{folder} holds an expert of {config}, and {policy.config} is to learn: give another folder, or remove it"
                 )

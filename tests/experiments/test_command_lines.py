@@ -22,6 +22,7 @@ from genie_agents import finetuning
 from genie_agents.coinrun import VALIDATION_LEVELS
 from genie_agents.experts.apprentice import Apprentice, ApprenticeConfig
 from genie_agents.experts.players import make_expert
+from genie_agents.experts.sighted import SightedPolicy
 from genie_agents.policy import PolicyConfig
 from world_model import LatentActionConfig, LatentActionModel
 from world_model.serialization import save_model
@@ -223,6 +224,9 @@ def test_a_sighted_expert_comes_of_an_apprentice_and_goes_on(tmp_path):
     held_arguments = ("--folder", str(tmp_path / "held"), "--expert", str(tmp_path), "--brake-frames", "3", *arguments[4:])
     held = run("train_sighted.py", *held_arguments, "--total-decisions", "32")
     assert held.returncode == 0 and json.loads((tmp_path / "held" / "config.json").read_text())["config"]["brake_frames"] == 3
+    keeps = ("--folder", str(tmp_path / "keeps"), "--expert", str(tmp_path / "held"), *arguments[4:], "--total-decisions", "0")
+    assert say("train_sighted.py", *keeps).returncode == 0
+    assert SightedPolicy.from_pretrained(tmp_path / "keeps").config.brake_frames == 3
     for start, problem in (
         (("--apprentice", "coinrun-small"), "describes a Genie"),
         (("--expert", "planner"), "is no sighted expert"),
