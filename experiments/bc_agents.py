@@ -84,9 +84,11 @@ class Agents:
         confidence = np.where(airborne, of_direction, confidence)
         return keys, find_doubtful(keys, confidence, threshold=threshold)
 
-    def name_keys(self, name: str, difficulty: str, seed: int, count: int, latent_actions: np.ndarray, features: np.ndarray) -> np.ndarray:
-        """The keys (N,) that the mapping of an agent makes of latent actions (N,) and of features (N, D) of the frames in a row; on the
-        last frame of an episode, from which no transition leads, any."""
+    def name_keys(
+        self, name: str, difficulty: str, seed: int, count: int, latent_actions: np.ndarray, features: np.ndarray, middles: np.ndarray
+    ) -> np.ndarray:
+        """The keys (N,) that the mapping of an agent makes of latent actions (N,), of features (N, D) and of the `middle` (N, 3 P^2) of
+        the frames in a row; on the last frame of an episode, from which no transition leads, any."""
         recipe = RECIPES[name]
         latent_actions = np.maximum(latent_actions, 0)  # an episode's last frame has -1
         if recipe.mapping == "dictionary":
@@ -94,7 +96,7 @@ class Agents:
         if recipe.order == "clone_then_map":
             mapping = self.frame_mapping(recipe.mapping, difficulty, seed, count)
             return mapping.classifier.predict(mapping.join(latent_actions, features, num_codes=self.videos.labeller.num_codes))
-        transitions = np.concatenate([features, np.roll(features, -1, axis=0)], axis=1)
+        transitions = np.concatenate([features, np.roll(np.concatenate([features, middles], axis=1), -1, axis=0)], axis=1)
         return self.relabeller(recipe.mapping, difficulty, seed, count).predict(transitions)
 
     # Cloning
@@ -166,7 +168,9 @@ class Agents:
         else:
             name = f"{agent}-{count}"
             about |= {"mapping": recipe.mapping, "labelled_samples": count}
-            about |= {} if recipe.mapping == "dictionary" else {"confidence": settings.relabelling_confidence}
+            if recipe.mapping != "dictionary":
+                about |= {"confidence": settings.relabelling_confidence}
+                about |= {"middle_pixels": settings.middle_pixels} if settings.middle_pixels else {}
             about |= {"frames_after_sure_take_offs": settings.airborne_frames} if settings.airborne_frames else {}
 
         def build(folder: Path) -> None:

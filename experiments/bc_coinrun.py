@@ -39,7 +39,7 @@ import tyro
 from bc_agents import Agents
 from bc_report import film, known_actions, label_report, write_summary
 from bc_settings import PRESETS, RECIPES, Settings, check_lam_options
-from bc_videos import LabelledVideos, check_number
+from bc_videos import LabelledVideos, check_number, middle
 from plot_finetuning import plot_finetuning
 from plot_level_solve import COLUMNS, plot, read_results
 from run_cache import RunCache
@@ -96,6 +96,8 @@ class Study:
             about |= {"seed": settings.seed, "temperature": temperature}
         if name in RECIPES:
             about |= {"recipe": dataclasses.asdict(RECIPES[name])}
+            if settings.middle_pixels and RECIPES[name].mapping != "dictionary":
+                about |= {"middle_pixels": settings.middle_pixels}  # by what these samples are chosen
         places = [(seed, count) for seed in range(settings.seeds) for count in self.agents.counts(name)]
         rows = []
         for seed, count in tqdm(places, desc=f"play {name}, {difficulty}", unit="evaluation", dynamic_ncols=True):
@@ -178,8 +180,9 @@ class Study:
         if not with_mappings:
             return label_report(labels, *known_actions(files), num_codes=labeller.num_codes)
         features = np.concatenate([features for _, features in described])
+        middles = np.concatenate([middle(file.frames[:], settings.middle_pixels) for file in files])
         named = {
-            f"{name}, {count}": self.agents.name_keys(name, difficulty, self.agents.mapping_seed(name), count, labels, features)
+            f"{name}, {count}": self.agents.name_keys(name, difficulty, self.agents.mapping_seed(name), count, labels, features, middles)
             for name in settings.agents
             if name in RECIPES
             for count in self.agents.counts(name)

@@ -141,6 +141,9 @@ class Settings(LatentActionSettings):
     relabelling_confidence: float = 0.9
     """drop frames of whose key relabelling by features is less sure than this, though at most a fifth of a key's; 0 drops none. A take-off
     of which it is less sure is none for airborne_frames"""
+    middle_pixels: int = 0
+    """pixels a side of the middle of the picture after a transition, where the camera keeps the player, that relabelling by features reads
+    beside them; 0 for none. An even number: the player of CoinRun, who turns where LEFT or RIGHT is pressed, is seen in 6"""
     airborne_frames: int = 4
     """of so many frames after a take-off relabelled agents and the oracle learn the direction alone: UP does nothing there, and is noise"""
     n_label_cloning: TrainingConfig = TrainingConfig(steps=120)
@@ -220,6 +223,8 @@ class Settings(LatentActionSettings):
                 raise ValueError(f"{name} has {max(getattr(self, name))}; {agent} chooses at most {POOL}")
         if not 0 <= self.airborne_frames <= SHORTEST_JUMP - 1:
             raise ValueError(f"airborne_frames is {self.airborne_frames}; choose from 0 to {SHORTEST_JUMP - 1}, when a jump may be over")
+        if self.middle_pixels not in range(0, FRAME_SHAPE[0] + 1, 2):
+            raise ValueError(f"middle_pixels is {self.middle_pixels}; choose an even number from 0 to {FRAME_SHAPE[0]}")
         for name in ("label_balance", "relabelling_confidence"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; choose from 0 to 1")

@@ -174,9 +174,13 @@ class LabelledVideos:
         return check_number(spread(samples, self.latent_actions[difficulty][samples])[:count], count)
 
     def transition_features(self, difficulty: str, frames: np.ndarray) -> np.ndarray:
-        """What the latent action model sees before and after the transitions that lead from the frames (n,) of a difficulty: (n, 2 D)."""
-        features = self.frame_features[difficulty]
-        return np.concatenate([features[frames], features[frames + 1]], axis=1).astype(np.float32)
+        """What tells of the transitions that lead from the frames (n,) of a difficulty, (n, 2 D + 3 P^2): what the latent action model sees
+        before and after them, and the `middle` of P x P pixels after them, where there is one."""
+        features, after = self.frame_features[difficulty], frames + 1
+        parts = [features[frames], features[after]]
+        if pixels := self.settings.middle_pixels:
+            parts.append(middle(self.frames.frames[self.first_frame(difficulty) + after], pixels))
+        return np.concatenate(parts, axis=1, dtype=np.float32)
 
     def past_features(self, difficulty: str, frames: np.ndarray) -> np.ndarray:
         """What the latent action model sees in the frames (n,) of a difficulty and in those before them: (n, 2 D)."""
@@ -242,6 +246,13 @@ class LabelledVideos:
                     questions = np.append(various, questions[~np.isin(questions, various)])[:number]
             self._questioned[difficulty, seed] = np.array(chosen)
         return check_number(self._questioned[difficulty, seed][:count], count)
+
+
+def middle(frames: np.ndarray, pixels: int) -> np.ndarray:
+    """The middle `pixels` x `pixels` of frames (n, H, W, 3) uint8 as (n, 3 pixels^2) float32 of 0 to 1. It shows how the player stands, of
+    whom the latent action model's features tell little: there motion counts, as it changes most of the picture."""
+    top, left = (size // 2 - pixels // 2 for size in frames.shape[1:3])
+    return frames[:, top : top + pixels, left : left + pixels].reshape(len(frames), -1) / np.float32(255)
 
 
 def spread(samples: np.ndarray, groups: np.ndarray) -> np.ndarray:

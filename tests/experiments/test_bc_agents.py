@@ -5,8 +5,10 @@ import dataclasses
 import numpy as np
 from bc_coinrun import Study
 from bc_settings import PRESETS
+from bc_videos import middle
 
-from genie_agents.coinrun import RIGHT, RIGHT_UP
+from genie_agents.cloning import Videos
+from genie_agents.coinrun import LEFT, RIGHT, RIGHT_UP
 from genie_agents.policy import Policy
 
 # What is known of videos is a cached_property: put into the instance's __dict__, it is not made from recordings first.
@@ -146,11 +148,31 @@ def test_mappings_see_the_frame_in_which_a_key_is_chosen_and_relabelling_the_one
         features = rng.normal(size=(501, 16)).astype(np.float16)
         features[shift : 500 + shift] += np.where(keys == RIGHT, -2, 2)[:, None]
         monkeypatch.setitem(videos.__dict__, "frame_features", {"easy": features})
-        return (agents.name_keys(name, "easy", 0, 64, codes, features[:500])[:-1] == keys[:-1]).mean()
+        return (agents.name_keys(name, "easy", 0, 64, codes, features[:500], np.empty((500, 0)))[:-1] == keys[:-1]).mean()
 
     assert named("relabelled_linear", 1) > 0.95
     assert named("genie_lam_linear", 1) < 0.7  # when the agent plays, what follows is not known yet
     assert named("genie_lam_linear", 0) > 0.95
+
+
+def test_relabelling_reads_the_middle_of_the_picture_after_a_transition(monkeypatch):
+    """Two corners of the middle tell the key that led there; features, all other pixels and the other difficulty do not."""
+    study = Study(dataclasses.replace(PRESETS["smoke"], middle_pixels=6, airborne_frames=0))
+    videos, agents, rng = study.videos, study.agents, np.random.default_rng(0)
+    keys = {"easy": np.full(300, RIGHT), "hard": np.where(rng.random(1000) < 0.5, RIGHT, LEFT)}
+    frames = rng.integers(0, 64, (1301, 64, 64, 3), dtype=np.uint8)
+    for corner in (29, 34):
+        frames[301:, corner, corner] += np.where(keys["hard"] == LEFT, 150, 0).astype(np.uint8)[:, None]
+    features = rng.normal(size=(1301, 4)).astype(np.float16)
+    monkeypatch.setitem(videos.__dict__, "latent_actions", {d: np.zeros(len(keys[d]), dtype=np.int64) for d in keys})
+    monkeypatch.setitem(videos.__dict__, "true_actions", keys)
+    monkeypatch.setitem(videos.__dict__, "frame_features", {"easy": features[:300], "hard": features[300:]})
+    monkeypatch.setitem(videos.__dict__, "frames", Videos(frames, np.zeros(1301, dtype=np.int64)))
+    monkeypatch.setattr(videos, "questioned_samples", lambda *_: np.arange(500))
+    labels, _ = agents.relabel("linear", "hard", 0, 500)
+    assert (labels == keys["hard"])[500:].mean() > 0.95
+    named = agents.name_keys("relabelled_linear", "hard", 0, 500, labels, features[300:1300], middle(frames[300:1300], 6))
+    np.testing.assert_array_equal(named[:-1], labels[:-1])
 
 
 def test_n_label_bc_is_sampled_at_a_temperature_of_its_own(tmp_path):

@@ -122,7 +122,7 @@ def test_a_changed_setting_redoes_what_depends_on_it_and_nothing_else(monkeypatc
 
     monkeypatch.setattr(RunCache, "stage", stage_without_work)
     smoke = dataclasses.replace(PRESETS["smoke"], runs=tmp_path)
-    names = {"oracle", "genie_lam", "relabelled_linear", "n_label_bc", "random"}
+    names = {"oracle", "genie_lam", "genie_lam_linear", "relabelled_linear", "n_label_bc", "random"}
     cloned, of_videos = names - {"random", "n_label_bc"}, names - {"random"}
 
     def folders(**changes) -> dict[str, set[Path]]:
@@ -144,9 +144,10 @@ def test_a_changed_setting_redoes_what_depends_on_it_and_nothing_else(monkeypatc
         ({"cloning_batch_size": 9}, cloned),
         ({"uncertainty_sampling": False}, cloned),
         ({"relabelling_confidence": 0.5}, {"relabelled_linear"}),
+        ({"middle_pixels": 4}, {"relabelled_linear", "genie_lam_linear"}),
         ({"airborne_frames": 2}, {"relabelled_linear", "oracle"}),
         ({"relabelled_samples": (8,)}, {"relabelled_linear"}),
-        ({"labelled_samples": (4, 8)}, {"genie_lam", "n_label_bc"}),
+        ({"labelled_samples": (4, 8)}, {"genie_lam", "genie_lam_linear", "n_label_bc"}),
         ({"labelled_samples": (4,), "seeds": 1}, set()),
         ({"n_label_cloning": dataclasses.replace(smoke.n_label_cloning, steps=3)}, {"n_label_bc"}),
         ({"n_label_batch_size": 9}, {"n_label_bc"}),

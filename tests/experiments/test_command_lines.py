@@ -145,6 +145,7 @@ def test_a_name_that_is_none_is_refused_before_anything_is_recorded(tmp_path):
         ({"agents": ("relabelled_linear",), "relabelled_samples": (16, 20_001)}, "relabelled_samples has 20001"),
         ({"agents": ("oracle",), "finetune_steps": 5, "relabelled_samples": (20_001,)}, "relabelled_samples has 20001"),
         ({"relabelling_confidence": 90}, "choose from 0 to 1"),
+        ({"middle_pixels": 5}, "choose an even number from 0 to 64"),
         ({"agents": ("oracle", "random", "oracle")}, "agents is oracle random oracle; name each once"),
         ({"labelled_samples": (16, 16)}, "labelled_samples is 16 16; name each once"),
         ({"difficulties": ("easy", "easy")}, "difficulties is easy easy; name each once"),
