@@ -53,11 +53,9 @@ class Agents:
         return FrameMapping(videos.labeller.model, FeatureClassifier.fit(inputs, actions, hidden=HIDDEN[kind], seed=seed))
 
     def relabeller(self, kind: str, difficulty: str, seed: int, count: int) -> FeatureClassifier:
-        """From features of transitions to keys, by `count` labelled samples."""
-        videos = self.videos
-        samples = videos.questioned_samples(difficulty, seed, count)
-        features, actions = videos.transition_features(difficulty, samples), videos.true_actions[difficulty][samples]
-        return FeatureClassifier.fit(features, actions, hidden=HIDDEN[kind], seed=seed)
+        """From what tells of transitions to keys, by `count` labelled samples."""
+        samples = self.videos.questioned_samples(difficulty, seed, count)
+        return self.videos.fit_keys(difficulty, samples, hidden=HIDDEN[kind], seed=seed)
 
     def relabel(self, kind: str, difficulty: str, seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         """The key (N,) of every frame of a difficulty by the labels of `count` samples, -1 where there is no latent action, and where
@@ -171,7 +169,7 @@ class Agents:
             if recipe.mapping != "dictionary":
                 about |= {"confidence": settings.relabelling_confidence}
                 about |= {"middle_pixels": settings.middle_pixels} if settings.middle_pixels else {}
-            about |= {"frames_after_sure_take_offs": settings.airborne_frames} if settings.airborne_frames else {}
+            about |= {"frames_and_samples_after_sure_take_offs": settings.airborne_frames} if settings.airborne_frames else {}
 
         def build(folder: Path) -> None:
             samples = {d: videos.usable(d) for d in settings.difficulties}

@@ -117,7 +117,7 @@ class Settings(LatentActionSettings):
 
     levels: int = 8000
     """levels recorded for cloning, per difficulty; the levels that the expert loses are dropped"""
-    expert: str = "sighted:2"
+    expert: str = "sighted"
     """who plays in the videos for cloning: sighted (it ships), sighted:2 (the same without braking), sighted_planner, planner, or the
     folder of one trained by train_sighted.py or train_ppo.py"""
     noise: float = 0.1
@@ -141,9 +141,9 @@ class Settings(LatentActionSettings):
     relabelling_confidence: float = 0.9
     """drop frames of whose key relabelling by features is less sure than this, though at most a fifth of a key's; 0 drops none. A take-off
     of which it is less sure is none for airborne_frames"""
-    middle_pixels: int = 0
+    middle_pixels: int = 6
     """pixels a side of the middle of the picture after a transition, where the camera keeps the player, that relabelling by features reads
-    beside them; 0 for none. An even number: the player of CoinRun, who turns where LEFT or RIGHT is pressed, is seen in 6"""
+    beside them: LEFT and RIGHT turn the player, which changes next to nothing else. An even number; 0 for none"""
     airborne_frames: int = 4
     """of so many frames after a take-off relabelled agents and the oracle learn the direction alone: UP does nothing there, and is noise"""
     n_label_cloning: TrainingConfig = TrainingConfig(steps=120)

@@ -12,12 +12,12 @@ from bc_settings import POOL, Settings
 from progress import training_bar
 from recording import record
 from run_cache import RunCache
-from scipy.special import logsumexp
+from scipy.special import logsumexp, softmax
 from tqdm import tqdm
 
 from genie_agents.action_mapping import FeatureClassifier
 from genie_agents.cloning import Videos
-from genie_agents.coinrun import AIRBORNE_ALIASES, DEMONSTRATION_LEVELS, FRAME_SHAPE, LEFT, NOOP, RIGHT, WORLD_MODEL_LEVELS
+from genie_agents.coinrun import AIRBORNE_ALIASES, DEMONSTRATION_LEVELS, FRAME_SHAPE, LEFT, NOOP, RIGHT, TAKE_OFFS, WORLD_MODEL_LEVELS
 from genie_agents.demonstrations import RecordingConfig, open_videos
 from genie_agents.experts.players import identify_expert
 from genie_agents.selection import Proxy
@@ -188,6 +188,32 @@ class LabelledVideos:
         before = np.where(labels[frames - 1] == -1, frames, frames - 1)  # an episode's first frame stands in for its past
         return np.concatenate([features[before], features[frames]], axis=1).astype(np.float32)
 
+    def fit_keys(self, difficulty: str, samples: np.ndarray, *, hidden: int = 0, seed: int = 0) -> FeatureClassifier:
+        """From what tells of transitions to keys, by the true actions of the frames (n,) of a difficulty.
+
+        Held on after a take-off UP does nothing, and learned as UP it makes every rising frame look like a take-off. So samples in the
+        `airborne_frames` after a frame that a first fit names a take-off with confidence learn their direction alone, and so by the second.
+        """
+        settings, features, keys = self.settings, self.transition_features(difficulty, samples), self.true_actions[difficulty][samples]
+        classifier = FeatureClassifier.fit(features, keys, hidden=hidden, seed=seed)
+        jumping = np.isin(keys, TAKE_OFFS)
+        before = samples[jumping, None] - np.arange(1, settings.airborne_frames + 1)
+        same_episode = np.logical_and.accumulate((before >= 0) & (self.latent_actions[difficulty][before] >= 0), axis=1)  # -1 ends one
+        if not same_episode.any():
+            return classifier
+        features_before = self.transition_features(difficulty, before[same_episode])
+        for _ in range(2):
+            chances = softmax(classifier.logits(features_before), axis=1)
+            risen = np.zeros(before.shape, dtype=bool)
+            risen[same_episode] = np.isin(chances.argmax(axis=1), TAKE_OFFS) & (chances.max(axis=1) >= settings.relabelling_confidence)
+            held = risen.any(axis=1)
+            if held.all():  # that would leave no take-off to learn
+                break
+            learned = keys.copy()
+            learned[jumping] = np.where(held, AIRBORNE_ALIASES[keys[jumping]], keys[jumping])
+            classifier = FeatureClassifier.fit(features, learned, hidden=hidden, seed=seed)
+        return classifier
+
     def questioned_samples(self, difficulty: str, seed: int, count: int) -> np.ndarray:
         """The frames of a difficulty whose true action is asked for to read features by; more contain the fewer.
 
@@ -228,8 +254,7 @@ class LabelledVideos:
                 if rare.any() and unasked[samples].any():
                     questions = samples[unasked[samples]]
                     continue
-                classifier = FeatureClassifier.fit(self.transition_features(difficulty, np.array(chosen)), keys[chosen])
-                logits = classifier.logits(pool_features)
+                logits = self.fit_keys(difficulty, np.array(chosen)).logits(pool_features)
                 scores = np.stack([logsumexp(logits[:, key == AIRBORNE_ALIASES], axis=1) for key in DIRECTIONS], axis=1)
                 margins = np.stack([np.abs(own - np.delete(scores, i, axis=1).max(axis=1)) for i, own in enumerate(scores.T)])
                 margin = np.where(unasked[pool], margins[rare if rare.any() else ~met].min(axis=0), np.inf)

@@ -39,7 +39,7 @@ def test_only_what_the_past_does_not_foretell_is_uncertain(monkeypatch):
 
 def test_frames_of_whose_key_relabelling_is_in_doubt_are_not_learned_from(monkeypatch, tmp_path):
     """The features after a transition tell the key, but for a twentieth of the frames they lie between those of both keys."""
-    study = Study(dataclasses.replace(PRESETS["smoke"], difficulties=("easy",), airborne_frames=0, runs=tmp_path))
+    study = Study(dataclasses.replace(PRESETS["smoke"], difficulties=("easy",), airborne_frames=0, middle_pixels=0, runs=tmp_path))
     videos, agents, rng, count, given = study.videos, study.agents, np.random.default_rng(0), 1000, []
     keys, vague = np.where(rng.random(count) < 0.5, RIGHT, RIGHT_UP), rng.random(count) < 0.05
     features = np.zeros((count + 1, 16), dtype=np.float16)
@@ -61,13 +61,15 @@ def test_frames_of_whose_key_relabelling_is_in_doubt_are_not_learned_from(monkey
 
 
 def test_early_in_a_jump_relabelling_tells_the_direction_alone(monkeypatch):
-    """The features after a transition tell the key, but not whether UP is held on in the two frames after a take-off, every tenth."""
-    study = Study(dataclasses.replace(PRESETS["smoke"], airborne_frames=2, relabelling_confidence=0.6))
+    """The features after a transition tell the key, but of the two frames after a take-off, every tenth, that they rise, not whether UP is
+    held on."""
+    study = Study(dataclasses.replace(PRESETS["smoke"], airborne_frames=2, middle_pixels=0, relabelling_confidence=0.6))
     videos, agents, place = study.videos, study.agents, np.arange(999) % 10
     early, held = (place == 6) | (place == 7), np.random.default_rng(0).random(999) < 0.5
     keys = np.where((place == 5) | (early & held), RIGHT_UP, RIGHT)
     features = np.zeros((1000, 16), dtype=np.float16)
     features[1:] = np.where(early, 0, np.where(keys == RIGHT, -1, 1))[:, None]
+    features[1:, 8:] = np.where(early, 1, 0)[:, None]
     monkeypatch.setitem(videos.__dict__, "latent_actions", {"easy": np.zeros(999, dtype=np.int64)})
     monkeypatch.setitem(videos.__dict__, "true_actions", {"easy": keys})
     monkeypatch.setitem(videos.__dict__, "frame_features", {"easy": features})
@@ -137,7 +139,7 @@ def test_oracle_and_paper_learn_from_true_and_latent_actions_and_less_often_from
 
 def test_mappings_see_the_frame_in_which_a_key_is_chosen_and_relabelling_the_one_it_leads_to(monkeypatch):
     """The features of the frame after a transition tell its key, or those of the frame before; all codes are the same."""
-    study = Study(dataclasses.replace(PRESETS["smoke"], difficulties=("easy",)))
+    study = Study(dataclasses.replace(PRESETS["smoke"], difficulties=("easy",), middle_pixels=0))
     videos, agents, rng = study.videos, study.agents, np.random.default_rng(0)
     keys, codes = np.where(rng.random(500) < 0.5, RIGHT, RIGHT_UP), np.zeros(500, dtype=np.int64)
     monkeypatch.setitem(videos.__dict__, "latent_actions", {"easy": codes})

@@ -136,7 +136,7 @@ def test_a_changed_setting_redoes_what_depends_on_it_and_nothing_else(monkeypatc
     for changes, redone in (
         ({"levels": 9}, of_videos),
         ({"noise": 0.2}, of_videos),
-        ({"expert": "sighted"}, of_videos),
+        ({"expert": "sighted:2"}, of_videos),
         ({"lam": "coinrun-small"}, of_videos),
         ({"policy": dataclasses.replace(smoke.policy, hidden=32)}, of_videos),
         ({"label_balance": 0.2}, of_videos),

@@ -11,6 +11,8 @@ from bc_videos import draw_labelled_transitions
 from genie_agents.coinrun import LEFT, NOOP, RIGHT, RIGHT_UP
 from world_model.data import VideoFile, VideoWriter
 
+BLIND = dataclasses.replace(PRESETS["smoke"], middle_pixels=0)  # of made-up features there are no frames to look at
+
 # What is known of videos is a cached_property: put into the instance's __dict__, it is not made from recordings first.
 
 
@@ -56,7 +58,7 @@ def test_labels_go_on_with_the_video_before_which_they_were_stopped(monkeypatch,
 
 
 def test_labelled_samples_are_known_in_context_spread_over_the_codes_and_contain_the_fewer(monkeypatch):
-    study = Study(PRESETS["smoke"])
+    study = Study(BLIND)
     videos = study.videos
     assert videos.labeller.model.config.context_frames == 4
     labels = np.array([7, 7, 0, 0, 0, 0, 0, 0, -1, 7, 7, 1, 0, -1, 7, -1])  # three episodes; the first two frames of each lack context
@@ -75,10 +77,30 @@ def test_labelled_samples_are_known_in_context_spread_over_the_codes_and_contain
             ask("easy", 0, 9)
 
 
+def test_samples_of_a_key_that_is_held_on_in_the_air_do_not_make_all_that_rises_a_take_off(monkeypatch):
+    """UP is held on for two of the three frames that look like rising. One episode ends with a take-off, and the next begins with one."""
+    place = np.arange(1000) % 10
+    take_off, rising, end = np.isin(place, (5, 7)), np.isin(place, (8, 9, 0)), place == 6
+    keys = np.where(end, -1, np.where(np.isin(place, (5, 7, 8, 9)), RIGHT_UP, RIGHT))
+    features = np.random.default_rng(0).normal(scale=0.1, size=(1001, 16)).astype(np.float16)
+    features[1:, :8] += np.where(take_off, 1, 0)[:, None]
+    features[1:, 8:] += np.where(rising, 1, 0)[:, None]
+    named = {}
+    for airborne_frames in (0, 2):
+        videos = Study(dataclasses.replace(BLIND, airborne_frames=airborne_frames)).videos
+        monkeypatch.setitem(videos.__dict__, "latent_actions", {"easy": np.where(end, -1, 0)})
+        monkeypatch.setitem(videos.__dict__, "true_actions", {"easy": keys})
+        monkeypatch.setitem(videos.__dict__, "frame_features", {"easy": features})
+        classifier = videos.fit_keys("easy", np.flatnonzero(~end)[:200])
+        named[airborne_frames] = classifier.predict(videos.transition_features("easy", np.arange(1000)))
+    assert (named[0][rising] == RIGHT_UP).mean() > 0.5
+    np.testing.assert_array_equal(named[2][~end], np.where(take_off, RIGHT_UP, RIGHT)[~end])
+
+
 def test_questions_find_a_rare_key_and_the_fewer_are_contained(monkeypatch):
     """One transition in 250 is LEFT, lies apart in the features and has no latent action of its own, but what follows it has; spread over
     latent actions, 200 samples hold one or two of them."""
-    videos = Study(dataclasses.replace(PRESETS["smoke"], labelled_samples=(16,))).videos
+    videos = Study(dataclasses.replace(BLIND, labelled_samples=(16,))).videos
     rng, count = np.random.default_rng(0), 20_000
     keys = np.where(rng.random(count) < 0.004, LEFT, np.where(rng.random(count) < 0.2, RIGHT_UP, RIGHT))
     features = rng.normal(size=(count + 1, 8)).astype(np.float16)
@@ -104,7 +126,7 @@ def test_questions_find_a_rare_key_and_the_fewer_are_contained(monkeypatch):
 
 def test_questions_follow_a_rare_key_until_it_is_released(monkeypatch):
     """LEFT is held for three frames, of which the last two look like RIGHT to a layer that has met the first one alone."""
-    videos = Study(PRESETS["smoke"]).videos
+    videos = Study(BLIND).videos
     rng, count = np.random.default_rng(0), 20_000
     pressed = np.flatnonzero(rng.random(count // 10) < 0.1) * 10 + 5
     keys, features = np.full(count, RIGHT), rng.normal(size=(count + 1, 8)).astype(np.float16)
@@ -122,7 +144,7 @@ def test_questions_follow_a_rare_key_until_it_is_released(monkeypatch):
 
 
 def test_questions_are_asked_where_all_directions_are_met_equally_often(monkeypatch):
-    videos = Study(PRESETS["smoke"]).videos
+    videos = Study(BLIND).videos
     monkeypatch.setattr("bc_videos.FIRST_QUESTIONS", 3)
     keys = np.append(np.array([LEFT, NOOP, RIGHT])[np.arange(59) % 3], -1)
     monkeypatch.setitem(videos.__dict__, "latent_actions", {"easy": np.append(np.arange(59) % 3, -1)})
