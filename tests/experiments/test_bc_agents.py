@@ -77,7 +77,8 @@ def test_early_in_a_jump_relabelling_tells_the_direction_alone(monkeypatch):
     labels, doubtful = agents.relabel("linear", "easy", 0, 500)
     np.testing.assert_array_equal(labels, np.where(place == 5, RIGHT_UP, RIGHT))
     assert not doubtful.any()  # of RIGHT, whatever UP does
-    monkeypatch.setattr(agents, "settings", dataclasses.replace(study.settings, airborne_frames=0))
+    for part in (agents, videos):
+        monkeypatch.setattr(part, "settings", dataclasses.replace(study.settings, airborne_frames=0))
     _, doubtful = agents.relabel("linear", "easy", 0, 500)
     assert doubtful[early].any() and not doubtful[~early].any()
 
