@@ -8,7 +8,8 @@ Agents, a curve each (--agents):
     genie_lam             the paper's: a policy is cloned on latent actions, a dictionary maps those that it chooses to keys
     genie_lam_linear      a linear layer maps them that sees the frame too; genie_lam_network: a small network
     relabelled            the dictionary comes first and names the keys in all videos, and the policy is cloned on these
-    relabelled_linear     the same, but keys are read from the model's features by a linear layer; relabelled_network: by a small network
+    relabelled_linear     the same, but keys are read from the model's features and the middle of the picture, where the player is, by a
+                          linear layer; relabelled_network: by a small network
     oracle                same network and videos, true actions, but for UP early in a jump, as in the relabelled ones
     n_label_bc            same network cloned on the N labelled samples alone: what the mapping must beat
     random, constant_right_up    the latter solves about two thirds by itself, as a collapsed policy would
@@ -16,7 +17,7 @@ Agents, a curve each (--agents):
     python experiments/bc_coinrun.py                   # the demo: half an hour to an hour on two CPU cores
     python experiments/bc_coinrun.py --preset paper    # the paper's protocol: 100 levels x 5 seeds, a policy per seed
     python experiments/bc_coinrun.py --agents genie_lam oracle             # the paper's agent
-    python experiments/bc_coinrun.py --expert sighted --lam coinrun-small    # an expert that brakes, a model that has seen CoinRun
+    python experiments/bc_coinrun.py --lam coinrun-small                   # labelled by a model that has seen CoinRun
     python experiments/bc_coinrun.py --train-lam       # with a latent action model trained anew, on CoinRun
     python experiments/bc_coinrun.py --train-lam --lam-games climber jumper ninja    # the same on other games
     python experiments/bc_coinrun.py --train-lam --lam-labels 5000                   # with one that saw a few true actions
