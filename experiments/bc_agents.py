@@ -169,7 +169,8 @@ class Agents:
             if recipe.mapping != "dictionary":
                 about |= {"confidence": settings.relabelling_confidence}
                 about |= {"middle_pixels": settings.middle_pixels} if settings.middle_pixels else {}
-            about |= {"frames_and_samples_after_sure_take_offs": settings.airborne_frames} if settings.airborne_frames else {}
+                about |= {"airborne_samples": True} if settings.airborne_samples else {}
+            about |= {"frames_after_sure_take_offs": settings.airborne_frames} if settings.airborne_frames else {}
 
         def build(folder: Path) -> None:
             samples = {d: videos.usable(d) for d in settings.difficulties}

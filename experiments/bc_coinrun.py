@@ -97,8 +97,9 @@ class Study:
             about |= {"seed": settings.seed, "temperature": temperature}
         if name in RECIPES:
             about |= {"recipe": dataclasses.asdict(RECIPES[name])}
-            if settings.middle_pixels and RECIPES[name].mapping != "dictionary":
-                about |= {"middle_pixels": settings.middle_pixels}  # by what these samples are chosen
+            if RECIPES[name].mapping != "dictionary":  # by these samples are chosen
+                about |= {"middle_pixels": settings.middle_pixels} if settings.middle_pixels else {}
+                about |= {"airborne_samples": True} if settings.airborne_samples else {}
         places = [(seed, count) for seed in range(settings.seeds) for count in self.agents.counts(name)]
         rows = []
         for seed, count in tqdm(places, desc=f"play {name}, {difficulty}", unit="evaluation", dynamic_ncols=True):

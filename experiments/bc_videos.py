@@ -191,11 +191,14 @@ class LabelledVideos:
     def fit_keys(self, difficulty: str, samples: np.ndarray, *, hidden: int = 0, seed: int = 0) -> FeatureClassifier:
         """From what tells of transitions to keys, by the true actions of the frames (n,) of a difficulty.
 
-        Held on after a take-off UP does nothing, and learned as UP it makes every rising frame look like a take-off. So samples in the
-        `airborne_frames` after a frame that a first fit names a take-off with confidence learn their direction alone, and so by the second.
+        Held on after a take-off UP does nothing, and learned as UP it makes every rising frame look like a take-off. With
+        `airborne_samples` those in the `airborne_frames` after a frame that a first fit names a take-off with confidence learn their
+        direction alone, by two further fits.
         """
         settings, features, keys = self.settings, self.transition_features(difficulty, samples), self.true_actions[difficulty][samples]
         classifier = FeatureClassifier.fit(features, keys, hidden=hidden, seed=seed)
+        if not settings.airborne_samples:
+            return classifier
         jumping = np.isin(keys, TAKE_OFFS)
         before = samples[jumping, None] - np.arange(1, settings.airborne_frames + 1)
         same_episode = np.logical_and.accumulate((before >= 0) & (self.latent_actions[difficulty][before] >= 0), axis=1)  # -1 ends one

@@ -86,15 +86,15 @@ def test_samples_of_a_key_that_is_held_on_in_the_air_do_not_make_all_that_rises_
     features[1:, :8] += np.where(take_off, 1, 0)[:, None]
     features[1:, 8:] += np.where(rising, 1, 0)[:, None]
     named = {}
-    for airborne_frames in (0, 2):
-        videos = Study(dataclasses.replace(BLIND, airborne_frames=airborne_frames)).videos
+    for airborne_samples in (False, True):
+        videos = Study(dataclasses.replace(BLIND, airborne_frames=2, airborne_samples=airborne_samples)).videos
         monkeypatch.setitem(videos.__dict__, "latent_actions", {"easy": np.where(end, -1, 0)})
         monkeypatch.setitem(videos.__dict__, "true_actions", {"easy": keys})
         monkeypatch.setitem(videos.__dict__, "frame_features", {"easy": features})
         classifier = videos.fit_keys("easy", np.flatnonzero(~end)[:200])
-        named[airborne_frames] = classifier.predict(videos.transition_features("easy", np.arange(1000)))
-    assert (named[0][rising] == RIGHT_UP).mean() > 0.5
-    np.testing.assert_array_equal(named[2][~end], np.where(take_off, RIGHT_UP, RIGHT)[~end])
+        named[airborne_samples] = classifier.predict(videos.transition_features("easy", np.arange(1000)))
+    assert (named[False][rising] == RIGHT_UP).mean() > 0.5
+    np.testing.assert_array_equal(named[True][~end], np.where(take_off, RIGHT_UP, RIGHT)[~end])
 
 
 def test_questions_find_a_rare_key_and_the_fewer_are_contained(monkeypatch):
