@@ -97,7 +97,7 @@ class Study:
             about |= {"seed": settings.seed, "temperature": temperature}
         if name in RECIPES:
             about |= {"recipe": dataclasses.asdict(RECIPES[name])}
-            if RECIPES[name].mapping != "dictionary":  # by these samples are chosen
+            if RECIPES[name].mapping != "dictionary":  # these choose its samples
                 about |= {"middle_pixels": settings.middle_pixels} if settings.middle_pixels else {}
                 about |= {"airborne_samples": True} if settings.airborne_samples else {}
         places = [(seed, count) for seed in range(settings.seeds) for count in self.agents.counts(name)]
