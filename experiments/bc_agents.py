@@ -167,9 +167,7 @@ class Agents:
             name = f"{agent}-{count}"
             about |= {"mapping": recipe.mapping, "labelled_samples": count}
             if recipe.mapping != "dictionary":
-                about |= {"confidence": settings.relabelling_confidence}
-                about |= {"middle_pixels": settings.middle_pixels} if settings.middle_pixels else {}
-                about |= {"airborne_samples": True} if settings.airborne_samples else {}
+                about |= {"confidence": settings.relabelling_confidence} | videos.about_questions()
             about |= {"frames_after_sure_take_offs": settings.airborne_frames} if settings.airborne_frames else {}
 
         def build(folder: Path) -> None:

@@ -97,9 +97,7 @@ class Study:
             about |= {"seed": settings.seed, "temperature": temperature}
         if name in RECIPES:
             about |= {"recipe": dataclasses.asdict(RECIPES[name])}
-            if RECIPES[name].mapping != "dictionary":  # these choose its samples
-                about |= {"middle_pixels": settings.middle_pixels} if settings.middle_pixels else {}
-                about |= {"airborne_samples": True} if settings.airborne_samples else {}
+            about |= {} if RECIPES[name].mapping == "dictionary" else self.videos.about_questions()
         places = [(seed, count) for seed in range(settings.seeds) for count in self.agents.counts(name)]
         rows = []
         for seed, count in tqdm(places, desc=f"play {name}, {difficulty}", unit="evaluation", dynamic_ncols=True):

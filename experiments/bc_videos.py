@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -216,6 +217,14 @@ class LabelledVideos:
             learned[jumping] = np.where(held, AIRBORNE_ALIASES[keys[jumping]], keys[jumping])
             classifier = FeatureClassifier.fit(features, learned, hidden=hidden, seed=seed)
         return classifier
+
+    def about_questions(self) -> dict[str, Any]:
+        """The settings on which `questioned_samples` and `fit_keys` depend, for stages made by them."""
+        settings = self.settings
+        about: dict[str, Any] = {"middle_pixels": settings.middle_pixels} if settings.middle_pixels else {}
+        if settings.airborne_samples:
+            about["airborne_samples"] = [settings.airborne_frames, settings.relabelling_confidence]
+        return about
 
     def questioned_samples(self, difficulty: str, seed: int, count: int) -> np.ndarray:
         """The frames of a difficulty whose true action is asked for to read features by; more contain the fewer.

@@ -162,5 +162,8 @@ def test_a_changed_setting_redoes_what_depends_on_it_and_nothing_else(monkeypatc
     ):
         after = folders(**changes)
         assert {name for name in names if after[name] - before[name]} == redone, changes
+    before = folders(airborne_samples=True)
+    after = folders(airborne_samples=True, relabelling_confidence=0.5)  # now it decides which samples are asked for, too
+    assert {name for name in names if after[name] - before[name]} == {"relabelled_linear", "genie_lam_linear"}
     second, per_seed = (Study(dataclasses.replace(smoke, **s)).agents for s in ({"cloning_seed": 1}, {"policy_per_seed": True}))
     assert second.policies("relabelled_linear", "easy")[0, 16] == per_seed.policies("relabelled_linear", "easy")[1, 16]
