@@ -27,8 +27,9 @@ from world_model.data import VideoFile
 from world_model.files import replace_when_written
 from world_model.training import LabelledTransitions, train_latent_action_model
 
-FIRST_QUESTIONS = 32
-SPREADING = range(64, 128)  # questions after which some are spread over pairs of latent actions: later they would cost more than they find
+FIRST_QUESTIONS = 32  # spread over the latent actions
+UNLIKE_QUESTIONS = 48  # of frames that look least like those asked for before
+UNLIKE_AT_A_TIME = 16
 HELD = 8  # frames of a press that are asked for
 DIRECTIONS = (LEFT, NOOP, RIGHT)
 
@@ -229,12 +230,11 @@ class LabelledVideos:
     def questioned_samples(self, difficulty: str, seed: int, count: int) -> np.ndarray:
         """The frames of a difficulty whose true action is asked for to read features by; more contain the fewer.
 
-        The first are `labelled_samples`. Then a linear layer is fitted again and again, and asks for more, at its border of a direction,
-        left, none or right, that is not the common one, or has not been met as long as that alone has. A key as rare as LEFT is seldom met
-        otherwise, and for a while half of the questions are spread over the pairs of a latent action and the next, too. Once one is met,
-        as many `labelled_samples` again come first, as most later questions will be about it. Of each press that is met the following
-        frames are asked for, until the common direction is back: held on, a key does not look as when just pressed, and of what was never
-        met the layer has no doubts. It does not ask about keys for up and down, which do nothing in the air.
+        First `labelled_samples`, then those that look least like all that were asked for (`farthest_first`), in the middle of the picture
+        if that is read: a player who faces the other way stands out there, however seldom. They go on until a direction, left, none or
+        right, is met that is not the common one. From then on a linear layer is fitted again and again, and asks at its border of such a
+        direction. Of each press of one the following frames are asked for, until the common direction is back: held on, a key does not
+        look as when just pressed. It does not ask about keys for up and down, which do nothing in the air.
         """
         if len(self._questioned.get((difficulty, seed), ())) < count:
             keys, usable = self.true_actions[difficulty], self.usable(difficulty)
@@ -242,10 +242,9 @@ class LabelledVideos:
             unasked = np.isin(np.arange(len(keys)), usable)
             pool = np.random.default_rng((self.settings.seed, seed)).permutation(usable)[:POOL]
             pool_features = self.transition_features(difficulty, pool)
-            codes = self.latent_actions[difficulty]
-            pairs = codes[pool] * (self.labeller.num_codes + 1) + codes[pool + 1]  # -1 ends an episode
-            samples = self.labelled_samples(difficulty, seed, min(2 * FIRST_QUESTIONS, len(usable)))
-            questions = samples[:FIRST_QUESTIONS]
+            pixels = 3 * self.settings.middle_pixels**2
+            mean, scale = pool_features[:, -pixels:].mean(axis=0), pool_features[:, -pixels:].std(axis=0) + 1e-6
+            questions = self.labelled_samples(difficulty, seed, min(FIRST_QUESTIONS, len(usable)))
             common = np.bincount(directions[questions], minlength=1).argmax()
             chosen: list[int] = []
             while True:
@@ -259,28 +258,23 @@ class LabelledVideos:
                         chosen.append(follower)
                         if directions[follower] == common:
                             break
-                if len(chosen) >= count or not unasked[pool].any():
+                candidates = np.flatnonzero(unasked[pool])
+                if len(chosen) >= count or not len(candidates):
                     break
-                met = np.isin(DIRECTIONS, directions[chosen])
-                rare = met & (np.array(DIRECTIONS) != common)
-                if rare.any() and unasked[samples].any():
-                    questions = samples[unasked[samples]]
+                rare = np.isin(DIRECTIONS, directions[chosen]) & (np.array(DIRECTIONS) != common)
+                if len(chosen) < FIRST_QUESTIONS + UNLIKE_QUESTIONS or not rare.any():
+                    asked = self.transition_features(difficulty, np.array(chosen))[:, -pixels:]
+                    looks = (pool_features[candidates][:, -pixels:] - mean) / scale
+                    questions = pool[candidates[farthest_first(looks, (asked - mean) / scale, UNLIKE_AT_A_TIME)]]
                     continue
-                logits = self.fit_keys(difficulty, np.array(chosen)).logits(pool_features)
+                logits = self.fit_keys(difficulty, np.array(chosen)).logits(pool_features[candidates])
                 scores = np.stack([logsumexp(logits[:, key == AIRBORNE_ALIASES], axis=1) for key in DIRECTIONS], axis=1)
                 margins = np.stack([np.abs(own - np.delete(scores, i, axis=1).max(axis=1)) for i, own in enumerate(scores.T)])
-                margin = np.where(unasked[pool], margins[rare if rare.any() else ~met].min(axis=0), np.inf)
-                nearest = np.argsort(margin, kind="stable")[: unasked[pool].sum()]
+                nearest = candidates[np.argsort(margins[rare].min(axis=0), kind="stable")]
+                # few at a time, as each answer moves the border, and some of many there, as those nearest to it look alike
+                number = max(1, len(chosen) // 16)
                 generator = np.random.default_rng((self.settings.seed, seed, len(chosen)))
-                if rare.any():  # few at a time, as each answer moves the border, and some of many there, as those nearest to it look alike
-                    number = max(1, len(chosen) // 16)
-                    questions = generator.permutation(pool[nearest[: 5 * number]])[:number]
-                    continue
-                number = len(chosen) // 2  # of a direction that was never met the border is vague
-                questions = generator.permutation(pool[nearest[: 20 * number]])[:number]
-                if len(chosen) in SPREADING:
-                    various = spread(pool[nearest], pairs[nearest])[: number // 2]
-                    questions = np.append(various, questions[~np.isin(questions, various)])[:number]
+                questions = generator.permutation(pool[nearest[: 5 * number]])[:number]
             self._questioned[difficulty, seed] = np.array(chosen)
         return check_number(self._questioned[difficulty, seed][:count], count)
 
@@ -298,6 +292,19 @@ def spread(samples: np.ndarray, groups: np.ndarray) -> np.ndarray:
     for group in np.unique(groups):
         rank[groups == group] = np.arange((groups == group).sum())
     return samples[np.argsort(rank, kind="stable")]
+
+
+def farthest_first(points: np.ndarray, known: np.ndarray, number: int) -> np.ndarray:
+    """Indices (number,) of the points (N, D), each the one farthest from those known (M, D) and those chosen before it, by which every
+    region of the points is soon met (Gonzalez 1985; for choosing samples to label, Sener and Savarese 2018). Fewer where N is less."""
+    distance, chosen = np.full(len(points), np.inf), []
+    for point in known:
+        distance = np.minimum(distance, np.square(points - point).sum(axis=1))
+    for _ in range(min(number, len(points))):
+        chosen.append(int(distance.argmax()))
+        distance = np.minimum(distance, np.square(points - points[chosen[-1]]).sum(axis=1))
+        distance[chosen[-1]] = -1  # of points that are alike, none is chosen twice
+    return np.array(chosen)
 
 
 def check_number(samples: np.ndarray, count: int) -> np.ndarray:

@@ -119,10 +119,14 @@ class LatentToRealMapping:
 
 
 class FeatureClassifier:
-    """Real actions from features: a linear layer, or a small network with `hidden` units, on standardised features."""
+    """Real actions from features: a linear layer, or a small network with `hidden` units, on standardised features.
 
-    def __init__(self, network: nn.Module, mean: np.ndarray, scale: np.ndarray) -> None:
+    Of `num_actions` it knows, and names, those that a sample had: features unlike all samples would go to the others otherwise.
+    """
+
+    def __init__(self, network: nn.Module, mean: np.ndarray, scale: np.ndarray, known_actions: np.ndarray, num_actions: int) -> None:
         self.network, self.mean, self.scale = network, mean, scale
+        self.known_actions, self.num_actions = known_actions, num_actions
 
     @classmethod
     def fit(
@@ -148,23 +152,26 @@ class FeatureClassifier:
             raise ValueError("features must be finite; found NaN or infinity, so train the latent action model that gave them anew")
         mean, scale = features.mean(0), features.std(0) + 1e-6
         scale[scale < 1e-5] = 1  # what never varied among the samples, a code that none has, must not drown all else when it does
+        known_actions, targets = np.unique(actions, return_inverse=True)
         with torch.random.fork_rng(devices=[]):  # initial weights come from `seed` and leave the caller's generator alone
             torch.manual_seed(seed)
-            network: nn.Module = nn.Linear(hidden or features.shape[1], num_actions)
+            network: nn.Module = nn.Linear(hidden or features.shape[1], len(known_actions))
             if hidden:
                 network = nn.Sequential(nn.Linear(features.shape[1], hidden), nn.ReLU(), network)
-        inputs, targets = torch.from_numpy((features - mean) / scale).float(), torch.from_numpy(actions.astype(np.int64))
+        inputs = torch.from_numpy((features - mean) / scale).float()
         optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2, weight_decay=weight_decay)
         for _ in range(steps):
             optimizer.zero_grad()
-            F.cross_entropy(network(inputs), targets).backward()
+            F.cross_entropy(network(inputs), torch.from_numpy(targets)).backward()
             optimizer.step()
-        return cls(network.eval(), mean, scale)
+        return cls(network.eval(), mean, scale, known_actions, num_actions)
 
     @torch.inference_mode()
     def logits(self, features: np.ndarray) -> np.ndarray:
-        """(N, A) float32 for features (N, F)."""
-        return self.network(torch.from_numpy((features - self.mean) / self.scale).float()).numpy()
+        """(N, A) float32 for features (N, F); minus infinity for actions that no sample had."""
+        logits = np.full((len(features), self.num_actions), -np.inf, dtype=np.float32)
+        logits[:, self.known_actions] = self.network(torch.from_numpy((features - self.mean) / self.scale).float()).numpy()
+        return logits
 
     def predict(self, features: np.ndarray) -> np.ndarray:
         """The likeliest real actions (N,) int64 for features (N, F)."""
