@@ -145,9 +145,8 @@ class Settings(LatentActionSettings):
     """pixels a side of the middle of the picture after a transition, where the camera keeps the player, that relabelling by features reads
     beside them: LEFT and RIGHT turn the player, which changes next to nothing else. An even number; 0 for none"""
     airborne_frames: int = 4
-    """of so many frames after a take-off relabelled agents and the oracle learn the direction alone: UP does nothing there, and is noise"""
-    airborne_samples: bool = False
-    """let labelled samples of those frames teach the direction alone, too: better labels on hard levels, worse ones on easy levels"""
+    """of so many frames after a take-off relabelled agents and the oracle learn the direction alone, and labelled samples teach it
+    alone: UP does nothing there, and is noise"""
     n_label_cloning: TrainingConfig = TrainingConfig(steps=120)
     n_label_batch_size: int = 128
     cloning_seed: int | None = None

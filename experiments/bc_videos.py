@@ -193,14 +193,11 @@ class LabelledVideos:
     def fit_keys(self, difficulty: str, samples: np.ndarray, *, hidden: int = 0, seed: int = 0) -> FeatureClassifier:
         """From what tells of transitions to keys, by the true actions of the frames (n,) of a difficulty.
 
-        Held on after a take-off UP does nothing, and learned as UP it makes every rising frame look like a take-off. With
-        `airborne_samples` those in the `airborne_frames` after a frame that a first fit names a take-off with confidence learn their
-        direction alone, by two further fits.
+        Held on after a take-off UP does nothing, and learned as UP it makes every rising frame look like a take-off. So samples in the
+        `airborne_frames` after a frame that a first fit names a take-off with confidence teach their direction alone, by two further fits.
         """
         settings, features, keys = self.settings, self.transition_features(difficulty, samples), self.true_actions[difficulty][samples]
         classifier = FeatureClassifier.fit(features, keys, hidden=hidden, seed=seed)
-        if not settings.airborne_samples:
-            return classifier
         jumping = np.isin(keys, TAKE_OFFS)
         before = samples[jumping, None] - np.arange(1, settings.airborne_frames + 1)
         same_episode = np.logical_and.accumulate((before >= 0) & (self.latent_actions[difficulty][before] >= 0), axis=1)  # -1 ends one
@@ -222,10 +219,11 @@ class LabelledVideos:
     def about_questions(self) -> dict[str, Any]:
         """The settings on which `questioned_samples` and `fit_keys` depend, for stages made by them."""
         settings = self.settings
-        about: dict[str, Any] = {"middle_pixels": settings.middle_pixels} if settings.middle_pixels else {}
-        if settings.airborne_samples:
-            about["airborne_samples"] = [settings.airborne_frames, settings.relabelling_confidence]
-        return about
+        return {
+            "questions": [FIRST_QUESTIONS, UNLIKE_QUESTIONS],
+            "middle_pixels": settings.middle_pixels,
+            "airborne_samples": [settings.airborne_frames, settings.relabelling_confidence] if settings.airborne_frames else None,
+        }
 
     def questioned_samples(self, difficulty: str, seed: int, count: int) -> np.ndarray:
         """The frames of a difficulty whose true action is asked for to read features by; more contain the fewer.

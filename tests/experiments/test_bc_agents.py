@@ -17,7 +17,7 @@ from genie_agents.policy import Policy
 def test_only_what_the_past_does_not_foretell_is_uncertain(monkeypatch):
     """Where the first feature is high the key is RIGHT, elsewhere a coin decides; the features after the transition would tell which."""
     study = Study(PRESETS["smoke"])
-    videos, rng, count = study.videos, np.random.default_rng(0), 3000
+    videos, rng, count = study.videos, np.random.default_rng(0), 9000
     certain = rng.random(count) < 0.5
     keys = np.where(certain | (rng.random(count) < 0.5), RIGHT, RIGHT_UP)
     features = rng.normal(size=(count + 1, 4)).astype(np.float16)

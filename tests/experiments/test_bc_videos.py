@@ -1,12 +1,13 @@
 """The videos of bc_coinrun.py, on data of which the answer is known: labels, and which samples are chosen to be labelled."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from bc_coinrun import Study
 from bc_settings import PRESETS, Settings
-from bc_videos import draw_labelled_transitions
+from bc_videos import draw_labelled_transitions, farthest_first
 
 from genie_agents.coinrun import LEFT, NOOP, RIGHT, RIGHT_UP
 from world_model.data import VideoFile, VideoWriter
@@ -86,28 +87,35 @@ def test_samples_of_a_key_that_is_held_on_in_the_air_do_not_make_all_that_rises_
     features[1:, :8] += np.where(take_off, 1, 0)[:, None]
     features[1:, 8:] += np.where(rising, 1, 0)[:, None]
     named = {}
-    for airborne_samples in (False, True):
-        videos = Study(dataclasses.replace(BLIND, airborne_frames=2, airborne_samples=airborne_samples)).videos
+    for airborne_frames in (0, 2):
+        videos = Study(dataclasses.replace(BLIND, airborne_frames=airborne_frames)).videos
         monkeypatch.setitem(videos.__dict__, "latent_actions", {"easy": np.where(end, -1, 0)})
         monkeypatch.setitem(videos.__dict__, "true_actions", {"easy": keys})
         monkeypatch.setitem(videos.__dict__, "frame_features", {"easy": features})
         classifier = videos.fit_keys("easy", np.flatnonzero(~end)[:200])
-        named[airborne_samples] = classifier.predict(videos.transition_features("easy", np.arange(1000)))
-    assert (named[False][rising] == RIGHT_UP).mean() > 0.5
-    np.testing.assert_array_equal(named[True][~end], np.where(take_off, RIGHT_UP, RIGHT)[~end])
+        named[airborne_frames] = classifier.predict(videos.transition_features("easy", np.arange(1000)))
+    assert (named[0][rising] == RIGHT_UP).mean() > 0.5
+    np.testing.assert_array_equal(named[2][~end], np.where(take_off, RIGHT_UP, RIGHT)[~end])
+
+
+def test_the_farthest_come_first():
+    points = np.array([[0.0, 0.0], [1.0, 0.0], [9.0, 0.0], [9.0, 0.0], [0.0, 5.0]])
+    np.testing.assert_array_equal(farthest_first(points, points[:1], 3), [2, 4, 1])  # its twin is as near as can be
+    np.testing.assert_array_equal(farthest_first(points, points[:1] + 8, 9)[:2], [0, 2])
+    assert sorted(farthest_first(points, points[:1], 9)) == [0, 1, 2, 3, 4]
 
 
 def test_questions_find_a_rare_key_and_the_fewer_are_contained(monkeypatch):
-    """One transition in 250 is LEFT, lies apart in the features and has no latent action of its own, but what follows it has; spread over
-    latent actions, 200 samples hold one or two of them."""
+    """One transition in 250 is LEFT, lies apart in the features and has no latent action of its own; spread over latent actions, 200
+    samples hold one or two of them."""
     videos = Study(dataclasses.replace(BLIND, labelled_samples=(16,))).videos
     rng, count = np.random.default_rng(0), 20_000
     keys = np.where(rng.random(count) < 0.004, LEFT, np.where(rng.random(count) < 0.2, RIGHT_UP, RIGHT))
     features = rng.normal(size=(count + 1, 8)).astype(np.float16)
-    features[1:, 0] += np.where(keys == LEFT, 5, 0)
+    features[1:, 0] += np.where(keys == LEFT, 8, 0)
     features[1:, 1] += np.where(keys == RIGHT_UP, 5, 0)
     keys[-1] = -1
-    codes = np.where(keys == RIGHT_UP, 1, np.where(np.roll(keys == LEFT, 1), 2, 0))
+    codes = np.where(keys == RIGHT_UP, 1, 0)
     codes[-1] = -1
     monkeypatch.setitem(videos.__dict__, "latent_actions", {"easy": codes})
     monkeypatch.setitem(videos.__dict__, "true_actions", {"easy": keys})
@@ -117,11 +125,27 @@ def test_questions_find_a_rare_key_and_the_fewer_are_contained(monkeypatch):
     np.testing.assert_array_equal(few[0], many[:16])
     np.testing.assert_array_equal(few[1], many[:100])
     np.testing.assert_array_equal(videos.labelled_samples("easy", 0, 32), many[:32])
-    assert np.isin(videos.labelled_samples("easy", 0, 64), many).all()
     assert len(set(many.tolist())) == 200
+    for seed in range(5):
+        assert (keys[videos.questioned_samples("easy", seed, 48)] == LEFT).any()  # the first that look unlike all others
     assert (keys[many] == LEFT).sum() > 10 > (keys[videos.labelled_samples("easy", 0, 200)] == LEFT).sum()
-    monkeypatch.setitem(videos.__dict__, "frame_features", {"easy": np.zeros_like(features)})  # pairs of latent actions show it alone
-    assert all((keys[videos.questioned_samples("easy", seed, 108)] == LEFT).any() for seed in range(1, 6))
+
+
+def test_questions_find_a_rare_key_that_the_middle_of_the_picture_alone_shows(monkeypatch):
+    videos = Study(dataclasses.replace(BLIND, middle_pixels=2)).videos
+    rng, count = np.random.default_rng(0), 5000
+    keys = np.where(rng.random(count) < 0.004, LEFT, RIGHT)
+    frames = rng.integers(100, 110, size=(count + 1, 64, 64, 3), dtype=np.uint8)
+    frames[1:][keys == LEFT, 32, 32] = 200
+    frames[:, 0, 0] = rng.integers(0, 255, size=(count + 1, 3))  # not in the middle
+    keys[-1] = -1
+    monkeypatch.setitem(videos.__dict__, "latent_actions", {"easy": np.where(keys == -1, -1, 0)})
+    monkeypatch.setitem(videos.__dict__, "true_actions", {"easy": keys})
+    monkeypatch.setitem(videos.__dict__, "frame_features", {"easy": 10 * rng.normal(size=(count + 1, 8)).astype(np.float16)})
+    monkeypatch.setitem(videos.__dict__, "frames", SimpleNamespace(frames=frames))
+    for seed in range(3):
+        assert (keys[videos.questioned_samples("easy", seed, 40)] == LEFT).any()
+        assert (keys[videos.labelled_samples("easy", seed, 40)] == RIGHT).all()
 
 
 def test_questions_follow_a_rare_key_until_it_is_released(monkeypatch):
@@ -146,6 +170,7 @@ def test_questions_follow_a_rare_key_until_it_is_released(monkeypatch):
 def test_questions_are_asked_where_all_directions_are_met_equally_often(monkeypatch):
     videos = Study(BLIND).videos
     monkeypatch.setattr("bc_videos.FIRST_QUESTIONS", 3)
+    monkeypatch.setattr("bc_videos.UNLIKE_QUESTIONS", 3)
     keys = np.append(np.array([LEFT, NOOP, RIGHT])[np.arange(59) % 3], -1)
     monkeypatch.setitem(videos.__dict__, "latent_actions", {"easy": np.append(np.arange(59) % 3, -1)})
     monkeypatch.setitem(videos.__dict__, "true_actions", {"easy": keys})
