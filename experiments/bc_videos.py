@@ -240,7 +240,7 @@ class LabelledVideos:
             unasked = np.isin(np.arange(len(keys)), usable)
             pool = np.random.default_rng((self.settings.seed, seed)).permutation(usable)[:POOL]
             pool_features = self.transition_features(difficulty, pool)
-            pixels = 3 * self.settings.middle_pixels**2
+            pixels = 3 * self.settings.middle_pixels**2  # where none are read, -pixels: is all that tells of a transition
             mean, scale = pool_features[:, -pixels:].mean(axis=0), pool_features[:, -pixels:].std(axis=0) + 1e-6
             questions = self.labelled_samples(difficulty, seed, min(FIRST_QUESTIONS, len(usable)))
             common = np.bincount(directions[questions], minlength=1).argmax()
