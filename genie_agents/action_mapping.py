@@ -152,17 +152,17 @@ class FeatureClassifier:
             raise ValueError("features must be finite; found NaN or infinity, so train the latent action model that gave them anew")
         mean, scale = features.mean(0), features.std(0) + 1e-6
         scale[scale < 1e-5] = 1  # what never varied among the samples, a code that none has, must not drown all else when it does
-        known_actions, targets = np.unique(actions, return_inverse=True)
+        known_actions, indices = np.unique(actions, return_inverse=True)
         with torch.random.fork_rng(devices=[]):  # initial weights come from `seed` and leave the caller's generator alone
             torch.manual_seed(seed)
             network: nn.Module = nn.Linear(hidden or features.shape[1], len(known_actions))
             if hidden:
                 network = nn.Sequential(nn.Linear(features.shape[1], hidden), nn.ReLU(), network)
-        inputs = torch.from_numpy((features - mean) / scale).float()
+        inputs, targets = torch.from_numpy((features - mean) / scale).float(), torch.from_numpy(indices)
         optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2, weight_decay=weight_decay)
         for _ in range(steps):
             optimizer.zero_grad()
-            F.cross_entropy(network(inputs), torch.from_numpy(targets)).backward()
+            F.cross_entropy(network(inputs), targets).backward()
             optimizer.step()
         return cls(network.eval(), mean, scale, known_actions, num_actions)
 
