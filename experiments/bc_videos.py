@@ -217,7 +217,7 @@ class LabelledVideos:
         return classifier
 
     def about_questions(self) -> dict[str, Any]:
-        """The settings on which `questioned_samples` and `fit_keys` depend, for stages made by them."""
+        """What `questioned_samples` and `fit_keys` depend on, for stages made by them."""
         settings = self.settings
         return {
             "questions": [FIRST_QUESTIONS, UNLIKE_QUESTIONS],
@@ -229,10 +229,10 @@ class LabelledVideos:
         """The frames of a difficulty whose true action is asked for to read features by; more contain the fewer.
 
         First `labelled_samples`, then those that look least like all that were asked for (`farthest_first`), in the middle of the picture
-        if that is read: a player who faces the other way stands out there, however seldom. They go on until a direction, left, none or
-        right, is met that is not the common one. From then on a linear layer is fitted again and again, and asks at its border of such a
-        direction. Of each press of one the following frames are asked for, until the common direction is back: held on, a key does not
-        look as when just pressed. It does not ask about keys for up and down, which do nothing in the air.
+        if that is read: a player who faces the other way stands out there, however seldom. They go on for `UNLIKE_QUESTIONS`, and for as
+        long as no direction, left, none or right, is met but the common one. From then on a linear layer is fitted again and again, and
+        asks at its border of such a direction. Of each press of one the following frames are asked for, until the common direction is
+        back: held on, a key does not look as when just pressed. It does not ask about keys for up and down, which do nothing in the air.
         """
         if len(self._questioned.get((difficulty, seed), ())) < count:
             keys, usable = self.true_actions[difficulty], self.usable(difficulty)
