@@ -40,7 +40,7 @@ import tyro
 from bc_agents import Agents
 from bc_report import film, known_actions, label_report, write_summary
 from bc_settings import PRESETS, RECIPES, Settings, check_lam_options
-from bc_videos import LabelledVideos, check_number, middle
+from bc_videos import LabelledVideos, check_number
 from plot_finetuning import plot_finetuning
 from plot_level_solve import COLUMNS, plot, read_results
 from run_cache import RunCache
@@ -180,9 +180,9 @@ class Study:
         if not with_mappings:
             return label_report(labels, *known_actions(files), num_codes=labeller.num_codes)
         features = np.concatenate([features for _, features in described])
-        middles = np.concatenate([middle(file.frames[:], settings.middle_pixels) for file in files])
+        looks = np.concatenate([videos.looks(difficulty, file.frames[:]) for file in files])
         named = {
-            f"{name}, {count}": self.agents.name_keys(name, difficulty, self.agents.mapping_seed(name), count, labels, features, middles)
+            f"{name}, {count}": self.agents.name_keys(name, difficulty, self.agents.mapping_seed(name), count, labels, features, looks)
             for name in settings.agents
             if name in RECIPES
             for count in self.agents.counts(name)

@@ -13,14 +13,15 @@ from bc_settings import POOL, Settings
 from progress import training_bar
 from recording import record
 from run_cache import RunCache
-from scipy.special import logsumexp, softmax
+from scipy.special import softmax
 from tqdm import tqdm
 
 from genie_agents.action_mapping import FeatureClassifier
 from genie_agents.cloning import Videos
-from genie_agents.coinrun import AIRBORNE_ALIASES, DEMONSTRATION_LEVELS, FRAME_SHAPE, LEFT, NOOP, RIGHT, TAKE_OFFS, WORLD_MODEL_LEVELS
+from genie_agents.coinrun import AIRBORNE_ALIASES, DEMONSTRATION_LEVELS, FRAME_SHAPE, TAKE_OFFS, WORLD_MODEL_LEVELS
 from genie_agents.demonstrations import RecordingConfig, open_videos
 from genie_agents.experts.players import identify_expert
+from genie_agents.mirror import MirrorClassifier
 from genie_agents.selection import Proxy
 from world_model import LatentActionLabeller
 from world_model.data import VideoFile
@@ -28,10 +29,11 @@ from world_model.files import replace_when_written
 from world_model.training import LabelledTransitions, train_latent_action_model
 
 FIRST_QUESTIONS = 32  # spread over the latent actions
-UNLIKE_QUESTIONS = 48  # of frames that look least like those asked for before
+UNLIKE_QUESTIONS = 32  # of frames that look least like those asked for before
 UNLIKE_AT_A_TIME = 16
 HELD = 8  # frames of a press that are asked for
-DIRECTIONS = (LEFT, NOOP, RIGHT)
+MIRROR_FRAMES = 20_000  # from which it is learned which way the player faces
+MIRROR_COPIES = 8  # of what was learned of that, as one of some hundred features would count for little
 
 
 class LabelledVideos:
@@ -40,6 +42,7 @@ class LabelledVideos:
     def __init__(self, settings: Settings, cache: RunCache, device: torch.device) -> None:
         self.settings, self.cache, self.device = settings, cache, device
         self._questioned: dict[tuple[str, int], np.ndarray] = {}
+        self._mirror_classifiers: dict[str, MirrorClassifier] = {}
         identify_expert(settings.expert)  # a name that is none is found out before hours of recording
         if settings.proxy:
             Proxy(settings.proxy)
@@ -175,13 +178,34 @@ class LabelledVideos:
         samples = np.random.default_rng((self.settings.seed, seed)).permutation(self.usable(difficulty))
         return check_number(spread(samples, self.latent_actions[difficulty][samples])[:count], count)
 
+    def mirror_classifier(self, difficulty: str) -> MirrorClassifier:
+        """Which way the middle of a difficulty's pictures faces, learned from them without a label."""
+        if difficulty not in self._mirror_classifiers:
+            frames = np.random.default_rng(self.settings.seed).permutation(self.usable(difficulty))[:MIRROR_FRAMES]
+            pictures = self.frames.frames[self.first_frame(difficulty) + frames + 1]
+            middles = middle(pictures, self.settings.middle_pixels)
+            self._mirror_classifiers[difficulty] = MirrorClassifier.fit(middles, seed=self.settings.seed)
+        return self._mirror_classifiers[difficulty]
+
+    def looks(self, difficulty: str, pictures: np.ndarray) -> np.ndarray:
+        """What the `middle` of pictures (n, H, W, 3) uint8 shows of the player, (n, 3 P^2 + W): its P x P pixels, and, W times, how much
+        they look like a mirror image. (n, 0) where `middle_pixels` are none.
+
+        Of a player's stance the latent action model's features tell little: there motion counts, as it changes most of the picture. Which
+        way a player faces, a linear layer cannot read from the pixels of players that look differently, as on hard levels."""
+        if not self.settings.middle_pixels:
+            return np.empty((len(pictures), 0), np.float32)
+        middles = middle(pictures, self.settings.middle_pixels)
+        mirrored = self.mirror_classifier(difficulty).log_odds(middles)
+        return np.concatenate([middles.reshape(len(middles), -1) / np.float32(255), np.repeat(mirrored[:, None], MIRROR_COPIES, 1)], axis=1)
+
     def transition_features(self, difficulty: str, frames: np.ndarray) -> np.ndarray:
-        """What tells of the transitions that lead from the frames (n,) of a difficulty, (n, 2 D + 3 P^2): what the latent action model sees
-        before and after them, and the `middle` of P x P pixels after them, where there is one."""
+        """What tells of the transitions that lead from the frames (n,) of a difficulty, (n, 2 D + 3 P^2 + W): what the latent action model
+        sees before and after them, and how the player `looks` after them, where that is read."""
         features, after = self.frame_features[difficulty], frames + 1
         parts = [features[frames], features[after]]
-        if pixels := self.settings.middle_pixels:
-            parts.append(middle(self.frames.frames[self.first_frame(difficulty) + after], pixels))
+        if self.settings.middle_pixels:
+            parts.append(self.looks(difficulty, self.frames.frames[self.first_frame(difficulty) + after]))
         return np.concatenate(parts, axis=1, dtype=np.float32)
 
     def past_features(self, difficulty: str, frames: np.ndarray) -> np.ndarray:
@@ -222,6 +246,7 @@ class LabelledVideos:
         return {
             "questions": [FIRST_QUESTIONS, UNLIKE_QUESTIONS],
             "middle_pixels": settings.middle_pixels,
+            "mirror": [MIRROR_FRAMES, MIRROR_COPIES] if settings.middle_pixels else None,
             "airborne_samples": [settings.airborne_frames, settings.relabelling_confidence] if settings.airborne_frames else None,
         }
 
@@ -229,10 +254,10 @@ class LabelledVideos:
         """The frames of a difficulty whose true action is asked for to read features by; more contain the fewer.
 
         First `labelled_samples`, then those that look least like all that were asked for (`farthest_first`), in the middle of the picture
-        if that is read: a player who faces the other way stands out there, however seldom. They go on for `UNLIKE_QUESTIONS`, and for as
-        long as no direction, left, none or right, is met but the common one. From then on a linear layer is fitted again and again, and
-        asks at its border of such a direction. Of each press of one the following frames are asked for, until the common direction is
-        back: held on, a key does not look as when just pressed. It does not ask about keys for up and down, which do nothing in the air.
+        if that is read: a player who faces the other way stands out there, however seldom. From then on a linear layer is fitted again and
+        again, and asks where it is least sure between two keys (margin sampling, Scheffer et al. 2001). Of each press of a direction that
+        is not the common one the following frames are asked for, until the common one is back: held on, a key does not look as when just
+        pressed.
         """
         if len(self._questioned.get((difficulty, seed), ())) < count:
             keys, usable = self.true_actions[difficulty], self.usable(difficulty)
@@ -240,10 +265,10 @@ class LabelledVideos:
             unasked = np.isin(np.arange(len(keys)), usable)
             pool = np.random.default_rng((self.settings.seed, seed)).permutation(usable)[:POOL]
             pool_features = self.transition_features(difficulty, pool)
-            pixels = 3 * self.settings.middle_pixels**2  # where none are read, -pixels: is all that tells of a transition
-            mean, scale = pool_features[:, -pixels:].mean(axis=0), pool_features[:, -pixels:].std(axis=0) + 1e-6
+            first_look = 2 * self.frame_features[difficulty].shape[1] if self.settings.middle_pixels else 0
+            mean, scale = pool_features[:, first_look:].mean(axis=0), pool_features[:, first_look:].std(axis=0) + 1e-6
             questions = self.labelled_samples(difficulty, seed, min(FIRST_QUESTIONS, len(usable)))
-            common = np.bincount(directions[questions], minlength=1).argmax()
+            common = np.bincount(directions[questions]).argmax()
             chosen: list[int] = []
             while True:
                 unasked[questions] = False
@@ -259,16 +284,13 @@ class LabelledVideos:
                 candidates = np.flatnonzero(unasked[pool])
                 if len(chosen) >= count or not len(candidates):
                     break
-                rare = np.isin(DIRECTIONS, directions[chosen]) & (np.array(DIRECTIONS) != common)
-                if len(chosen) < FIRST_QUESTIONS + UNLIKE_QUESTIONS or not rare.any():
-                    asked = self.transition_features(difficulty, np.array(chosen))[:, -pixels:]
-                    looks = (pool_features[candidates][:, -pixels:] - mean) / scale
+                if len(chosen) < FIRST_QUESTIONS + UNLIKE_QUESTIONS:
+                    asked = self.transition_features(difficulty, np.array(chosen))[:, first_look:]
+                    looks = (pool_features[candidates][:, first_look:] - mean) / scale
                     questions = pool[candidates[farthest_first(looks, (asked - mean) / scale, UNLIKE_AT_A_TIME)]]
                     continue
-                logits = self.fit_keys(difficulty, np.array(chosen)).logits(pool_features[candidates])
-                scores = np.stack([logsumexp(logits[:, key == AIRBORNE_ALIASES], axis=1) for key in DIRECTIONS], axis=1)
-                margins = np.stack([np.abs(own - np.delete(scores, i, axis=1).max(axis=1)) for i, own in enumerate(scores.T)])
-                nearest = candidates[np.argsort(margins[rare].min(axis=0), kind="stable")]
+                logits = np.sort(self.fit_keys(difficulty, np.array(chosen)).logits(pool_features[candidates]), axis=1)
+                nearest = candidates[np.argsort(logits[:, -1] - logits[:, -2], kind="stable")]
                 # few at a time, as each answer moves the border, and some of many there, as those nearest to it look alike
                 number = max(1, len(chosen) // 16)
                 generator = np.random.default_rng((self.settings.seed, seed, len(chosen)))
@@ -277,11 +299,10 @@ class LabelledVideos:
         return check_number(self._questioned[difficulty, seed][:count], count)
 
 
-def middle(frames: np.ndarray, pixels: int) -> np.ndarray:
-    """The middle `pixels` x `pixels` of frames (n, H, W, 3) uint8 as (n, 3 pixels^2) float32 of 0 to 1. It shows how the player stands, of
-    whom the latent action model's features tell little: there motion counts, as it changes most of the picture."""
-    top, left = (size // 2 - pixels // 2 for size in frames.shape[1:3])
-    return frames[:, top : top + pixels, left : left + pixels].reshape(len(frames), -1) / np.float32(255)
+def middle(pictures: np.ndarray, pixels: int) -> np.ndarray:
+    """The middle `pixels` x `pixels` of pictures (n, H, W, 3), where CoinRun's camera keeps the player."""
+    top, left = (size // 2 - pixels // 2 for size in pictures.shape[1:3])
+    return pictures[:, top : top + pixels, left : left + pixels]
 
 
 def spread(samples: np.ndarray, groups: np.ndarray) -> np.ndarray:
