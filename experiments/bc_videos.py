@@ -28,9 +28,9 @@ from world_model.data import VideoFile
 from world_model.files import replace_when_written
 from world_model.training import LabelledTransitions, train_latent_action_model
 
-FIRST_QUESTIONS = 32  # spread over the latent actions
-UNLIKE_QUESTIONS = 32  # of frames that look least like those asked for before
-UNLIKE_AT_A_TIME = 16
+FIRST_QUESTIONS = 8  # spread over the latent actions
+UNLIKE_QUESTIONS = 8  # of frames that look least like those asked for before
+UNLIKE_AT_A_TIME = 4
 HELD = 8  # frames of a press that are asked for
 MIRROR_FRAMES = 20_000  # from which it is learned which way the player faces
 MIRROR_COPIES = 8  # of what was learned of that, as one of some hundred features would count for little

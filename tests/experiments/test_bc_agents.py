@@ -5,7 +5,6 @@ import dataclasses
 import numpy as np
 from bc_coinrun import Study
 from bc_settings import PRESETS
-from bc_videos import middle
 
 from genie_agents.cloning import Videos
 from genie_agents.coinrun import LEFT, RIGHT, RIGHT_UP
@@ -174,8 +173,28 @@ def test_relabelling_reads_the_middle_of_the_picture_after_a_transition(monkeypa
     monkeypatch.setattr(videos, "questioned_samples", lambda *_: np.arange(500))
     labels, _ = agents.relabel("linear", "hard", 0, 500)
     assert (labels == keys["hard"])[500:].mean() > 0.95
-    named = agents.name_keys("relabelled_linear", "hard", 0, 500, labels, features[300:1300], middle(frames[300:1300], 6))
+    named = agents.name_keys("relabelled_linear", "hard", 0, 500, labels, features[300:1300], videos.looks("hard", frames[300:1300]))
     np.testing.assert_array_equal(named[:-1], labels[:-1])
+
+
+def test_relabelling_reads_which_way_players_of_two_colours_face(monkeypatch):
+    """The face is brighter than the body or darker, so that no sum over pixels tells where it is; one frame in 30 is LEFT."""
+    study = Study(dataclasses.replace(PRESETS["smoke"], difficulties=("easy",), middle_pixels=4, airborne_frames=0))
+    videos, rng, count = study.videos, np.random.default_rng(0), 4000
+    keys = np.where(rng.random(count) < 1 / 30, LEFT, RIGHT)
+    frames = rng.integers(100, 110, (count + 1, 64, 64, 3), dtype=np.uint8)
+    face = np.where(rng.random(count) < 0.5, 60, 150)
+    frames[np.arange(1, count + 1), 31, np.where(keys == LEFT, 31, 32)] = face[:, None]
+    keys[-1] = -1
+    monkeypatch.setitem(videos.__dict__, "latent_actions", {"easy": np.where(keys == -1, -1, 0)})
+    monkeypatch.setitem(videos.__dict__, "true_actions", {"easy": keys})
+    monkeypatch.setitem(videos.__dict__, "frame_features", {"easy": rng.normal(size=(count + 1, 4)).astype(np.float16)})
+    monkeypatch.setitem(videos.__dict__, "frames", Videos(frames, np.zeros(count + 1, dtype=np.int64)))
+    labels, _ = study.agents.relabel("linear", "easy", 0, 200)
+    assert (labels == keys)[:-1].mean() > 0.99
+    monkeypatch.setattr("bc_videos.MIRROR_COPIES", 0)
+    unseen, _ = study.agents.relabel("linear", "easy", 0, 200)
+    assert (unseen == LEFT)[keys == LEFT].mean() < 0.9
 
 
 def test_n_label_bc_is_sampled_at_a_temperature_of_its_own(tmp_path):
