@@ -143,7 +143,8 @@ class Settings(LatentActionSettings):
     of which it is less sure is none for airborne_frames"""
     middle_pixels: int = 6
     """pixels a side of the middle of the picture after a transition, where the camera keeps the player, that relabelling by features reads
-    beside them: LEFT and RIGHT turn the player, which changes next to nothing else. An even number; 0 for none"""
+    beside them, with the way the player faces, learned from mirror images: LEFT and RIGHT turn the player, which changes next to nothing
+    else. An even number; 0 for none"""
     airborne_frames: int = 4
     """of so many frames after a take-off relabelled agents and the oracle learn the direction alone, and labelled samples teach it
     alone: UP does nothing there, and is noise"""
