@@ -84,7 +84,7 @@ class CompiledCoinRun(VectorEnv[np.ndarray, np.ndarray, Any]):
     `blur` cells beside where it is, as a picture of 64 pixels does; with a chance of `slip` another key than the chosen one is pressed. The
     reward is 1 for the coin, less small costs of keys and frames; infos hold `level_solved` of episodes that end.
 
-    Raises ValueError without levels or games, and in `step` for actions that are none.
+    Raises ValueError without levels or games or for `brake_frames` below 1, and in `step` for actions that are none.
     """
 
     metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
@@ -101,6 +101,8 @@ class CompiledCoinRun(VectorEnv[np.ndarray, np.ndarray, Any]):
     ) -> None:
         if not beginnings or num_envs < 1:
             raise ValueError(f"{len(beginnings)} levels and {num_envs} games were given; there must be at least one of each")
+        if brake_frames < 1:
+            raise ValueError(f"brake_frames is {brake_frames}; a key is held for 1 frame or more")
         self.num_envs, self.blur, self.slip, self.braking_share, self.brake_frames = num_envs, blur, slip, braking_share, brake_frames
         self.single_observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (OBSERVATION_SIZE,), np.float32)
         self.single_action_space = gymnasium.spaces.Discrete(len(KEYS))

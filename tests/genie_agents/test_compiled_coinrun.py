@@ -113,11 +113,13 @@ def test_a_blurred_view_moves_the_player_and_nothing_in_the_game():
     assert moved
 
 
-def test_no_levels_or_no_games_are_refused():
+def test_no_levels_no_games_and_no_frames_are_refused():
     with pytest.raises(ValueError, match="0 levels and 2 games"):
         CompiledCoinRun([], 2)
     with pytest.raises(ValueError, match="30 levels and 0 games"):
         make_games(0)
+    with pytest.raises(ValueError, match="brake_frames is 0; a key is held for 1 frame or more"):
+        make_games(1, brake_frames=0)
 
 
 def test_levels_that_there_are_not_are_refused():
