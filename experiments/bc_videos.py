@@ -268,7 +268,7 @@ class LabelledVideos:
             first_look = 2 * self.frame_features[difficulty].shape[1] if self.settings.middle_pixels else 0
             mean, scale = pool_features[:, first_look:].mean(axis=0), pool_features[:, first_look:].std(axis=0) + 1e-6
             questions = self.labelled_samples(difficulty, seed, min(FIRST_QUESTIONS, len(usable)))
-            common = np.bincount(directions[questions]).argmax()
+            common = np.bincount(directions[questions], minlength=1).argmax()
             chosen: list[int] = []
             while True:
                 unasked[questions] = False
