@@ -83,10 +83,10 @@ class Agents:
         return keys, find_doubtful(keys, confidence, threshold=threshold)
 
     def name_keys(
-        self, name: str, difficulty: str, seed: int, count: int, latent_actions: np.ndarray, features: np.ndarray, looks: np.ndarray
+        self, name: str, difficulty: str, seed: int, count: int, latent_actions: np.ndarray, features: np.ndarray, frames: np.ndarray
     ) -> np.ndarray:
-        """The keys (N,) that the mapping of an agent makes of latent actions (N,), of features (N, D) and of the player's `looks`
-        (N, 3 P^2 + W) in the frames in a row; on the last frame of an episode, from which no transition leads, any."""
+        """The keys (N,) that the mapping of an agent makes of latent actions (N,), of features (N, D) and of the frames
+        (N, H, W, 3) uint8 in a row; on the last frame of an episode, from which no transition leads, any."""
         recipe = RECIPES[name]
         latent_actions = np.maximum(latent_actions, 0)  # an episode's last frame has -1
         if recipe.mapping == "dictionary":
@@ -94,7 +94,8 @@ class Agents:
         if recipe.order == "clone_then_map":
             mapping = self.frame_mapping(recipe.mapping, difficulty, seed, count)
             return mapping.classifier.predict(mapping.join(latent_actions, features, num_codes=self.videos.labeller.num_codes))
-        transitions = np.concatenate([features, np.roll(np.concatenate([features, looks], axis=1), -1, axis=0)], axis=1)
+        after = np.roll(np.concatenate([features, self.videos.looks(difficulty, frames)], axis=1), -1, axis=0)
+        transitions = np.concatenate([features, after], axis=1)
         return self.relabeller(recipe.mapping, difficulty, seed, count).predict(transitions)
 
     # Cloning

@@ -180,9 +180,9 @@ class Study:
         if not with_mappings:
             return label_report(labels, *known_actions(files), num_codes=labeller.num_codes)
         features = np.concatenate([features for _, features in described])
-        looks = np.concatenate([videos.looks(difficulty, file.frames[:]) for file in files])
+        frames = np.concatenate([file.frames[:] for file in files])
         named = {
-            f"{name}, {count}": self.agents.name_keys(name, difficulty, self.agents.mapping_seed(name), count, labels, features, looks)
+            f"{name}, {count}": self.agents.name_keys(name, difficulty, self.agents.mapping_seed(name), count, labels, features, frames)
             for name in settings.agents
             if name in RECIPES
             for count in self.agents.counts(name)

@@ -173,7 +173,7 @@ def test_relabelling_reads_the_middle_of_the_picture_after_a_transition(monkeypa
     monkeypatch.setattr(videos, "questioned_samples", lambda *_: np.arange(500))
     labels, _ = agents.relabel("linear", "hard", 0, 500)
     assert (labels == keys["hard"])[500:].mean() > 0.95
-    named = agents.name_keys("relabelled_linear", "hard", 0, 500, labels, features[300:1300], videos.looks("hard", frames[300:1300]))
+    named = agents.name_keys("relabelled_linear", "hard", 0, 500, labels, features[300:1300], frames[300:1300])
     np.testing.assert_array_equal(named[:-1], labels[:-1])
 
 

@@ -148,6 +148,17 @@ def test_questions_find_a_rare_key_that_the_middle_of_the_picture_alone_shows(mo
         assert (keys[videos.labelled_samples("easy", seed, 16)] == RIGHT).all()
 
 
+def test_later_questions_are_asked_at_the_border_between_two_keys(monkeypatch):
+    videos = Study(dataclasses.replace(BLIND, airborne_frames=0)).videos
+    height = np.random.default_rng(0).uniform(-1, 1, 5000)  # UP is pressed where it is above 0
+    keys = np.append(np.where(height > 0, RIGHT_UP, RIGHT), -1)
+    monkeypatch.setitem(videos.__dict__, "latent_actions", {"easy": np.where(keys == -1, -1, 0)})
+    monkeypatch.setitem(videos.__dict__, "true_actions", {"easy": keys})
+    monkeypatch.setitem(videos.__dict__, "frame_features", {"easy": np.append(0, height)[:, None].astype(np.float16)})
+    asked = videos.questioned_samples("easy", 0, 100)
+    assert np.median(np.abs(height[asked[16:]])) < 0.1
+
+
 def test_questions_follow_a_rare_key_until_it_is_released(monkeypatch):
     """LEFT is held for three frames, of which the last two look like RIGHT to a layer that has met the first one alone."""
     videos = Study(BLIND).videos
