@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from bc_samples import Samples
 from bc_settings import RECIPES, Settings
+from bc_transitions import Transitions
 from bc_videos import LabelledVideos
 from progress import training_bar
 from run_cache import RunCache
@@ -33,20 +35,22 @@ class Agents:
 
     def __init__(self, settings: Settings, cache: RunCache, device: torch.device, videos: LabelledVideos) -> None:
         self.settings, self.cache, self.device, self.videos = settings, cache, device, videos
+        self.transitions = Transitions(settings, videos)
+        self.samples = Samples(settings, videos, self.transitions)
 
     # Mapping
 
     def dictionary(self, difficulty: str, seed: int, count: int) -> LatentToRealMapping:
         """The paper's mapping from latent actions to keys, by `count` labelled samples."""
         videos = self.videos
-        samples = videos.labelled_samples(difficulty, seed, count)
+        samples = self.samples.spread(difficulty, seed, count)
         latent_actions, actions = videos.latent_actions[difficulty][samples], videos.true_actions[difficulty][samples]
         return LatentToRealMapping.fit(latent_actions, actions, num_codes=videos.labeller.num_codes)
 
     def frame_mapping(self, kind: str, difficulty: str, seed: int, count: int) -> FrameMapping:
         """From latent actions and the frames in which they are chosen to keys, by `count` labelled samples."""
         videos = self.videos
-        samples = videos.questioned_samples(difficulty, seed, count)
+        samples = self.samples.questioned(difficulty, seed, count)
         latent_actions, actions = videos.latent_actions[difficulty][samples], videos.true_actions[difficulty][samples]
         features = videos.frame_features[difficulty][samples].astype(np.float32)
         inputs = FrameMapping.join(latent_actions, features, num_codes=videos.labeller.num_codes)
@@ -54,8 +58,8 @@ class Agents:
 
     def relabeller(self, kind: str, difficulty: str, seed: int, count: int) -> FeatureClassifier:
         """From what tells of transitions to keys, by `count` labelled samples."""
-        samples = self.videos.questioned_samples(difficulty, seed, count)
-        return self.videos.fit_keys(difficulty, samples, hidden=HIDDEN[kind], seed=seed)
+        samples = self.samples.questioned(difficulty, seed, count)
+        return self.transitions.fit_keys(difficulty, samples, hidden=HIDDEN[kind], seed=seed)
 
     def relabel(self, kind: str, difficulty: str, seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         """The key (N,) of every frame of a difficulty by the labels of `count` samples, -1 where there is no latent action, and where
@@ -72,7 +76,7 @@ class Agents:
         else:
             classifier = self.relabeller(kind, difficulty, seed, count)
             for part in np.array_split(labelled, len(labelled) // 10_000 + 1):
-                chances = softmax(classifier.logits(self.videos.transition_features(difficulty, part)), axis=1)
+                chances = softmax(classifier.logits(self.transitions.features(difficulty, part)), axis=1)
                 keys[part], confidence[part] = chances.argmax(axis=1), chances.max(axis=1)
                 aliases = AIRBORNE_ALIASES[keys[part], None] == AIRBORNE_ALIASES
                 of_direction[part] = chances.sum(axis=1, where=aliases)
@@ -94,7 +98,7 @@ class Agents:
         if recipe.order == "clone_then_map":
             mapping = self.frame_mapping(recipe.mapping, difficulty, seed, count)
             return mapping.classifier.predict(mapping.join(latent_actions, features, num_codes=self.videos.labeller.num_codes))
-        after = np.roll(np.concatenate([features, self.videos.looks(difficulty, frames)], axis=1), -1, axis=0)
+        after = np.roll(np.concatenate([features, self.transitions.looks(difficulty, frames)], axis=1), -1, axis=0)
         transitions = np.concatenate([features, after], axis=1)
         return self.relabeller(recipe.mapping, difficulty, seed, count).predict(transitions)
 
@@ -106,14 +110,14 @@ class Agents:
         In the air, most of the time, there is nothing to decide. It looks at what the latent action model saw so far, learns from
         few frames in seconds, and says so for all; what it cannot foretell is left to cloning.
         """
-        videos = self.videos
+        transitions = self.transitions
         samples = np.random.default_rng(self.settings.seed).permutation(samples)
         learned = samples[:FORETELLING_SAMPLES]
-        features, num_labels = videos.past_features(difficulty, learned), max(NUM_ACTIONS, int(labels.max()) + 1)  # keys, or codes
+        features, num_labels = transitions.past_features(difficulty, learned), max(NUM_ACTIONS, int(labels.max()) + 1)  # keys, or codes
         classifier = FeatureClassifier.fit(features, labels[learned], num_actions=num_labels, hidden=HIDDEN["network"])
         entropies = np.zeros(len(labels))
         for part in np.array_split(samples, len(samples) // 10_000 + 1):
-            entropies[part] = entropy(softmax(classifier.logits(videos.past_features(difficulty, part)), axis=1), axis=1)
+            entropies[part] = entropy(softmax(classifier.logits(transitions.past_features(difficulty, part)), axis=1), axis=1)
         return entropies
 
     def clone(
@@ -168,7 +172,7 @@ class Agents:
             name = f"{agent}-{count}"
             about |= {"mapping": recipe.mapping, "labelled_samples": count}
             if recipe.mapping != "dictionary":
-                about |= {"confidence": settings.relabelling_confidence} | videos.about_questions()
+                about |= {"confidence": settings.relabelling_confidence} | self.samples.about_questions()
             about |= {"frames_after_sure_take_offs": settings.airborne_frames} if settings.airborne_frames else {}
 
         def build(folder: Path) -> None:
@@ -207,7 +211,7 @@ class Agents:
         about |= {name: dataclasses.asdict(getattr(settings, name)) for name in ("policy", "n_label_cloning")}
 
         def build(folder: Path) -> None:
-            samples = videos.labelled_samples(difficulty, seed, count)
+            samples = self.samples.spread(difficulty, seed, count)
             known = {d: np.full_like(actions, -1) for d, actions in videos.true_actions.items()}
             known[difficulty][samples] = videos.true_actions[difficulty][samples]
             policy = self.clone(

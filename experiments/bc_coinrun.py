@@ -39,8 +39,9 @@ import torch
 import tyro
 from bc_agents import Agents
 from bc_report import film, known_actions, label_report, write_summary
+from bc_samples import check_number
 from bc_settings import PRESETS, RECIPES, Settings, check_lam_options
-from bc_videos import LabelledVideos, check_number
+from bc_videos import LabelledVideos
 from plot_finetuning import plot_finetuning
 from plot_level_solve import COLUMNS, plot, read_results
 from run_cache import RunCache
@@ -97,7 +98,7 @@ class Study:
             about |= {"seed": settings.seed, "temperature": temperature}
         if name in RECIPES:
             about |= {"recipe": dataclasses.asdict(RECIPES[name])}
-            about |= {} if RECIPES[name].mapping == "dictionary" else self.videos.about_questions()
+            about |= {} if RECIPES[name].mapping == "dictionary" else self.agents.samples.about_questions()
         places = [(seed, count) for seed in range(settings.seeds) for count in self.agents.counts(name)]
         rows = []
         for seed, count in tqdm(places, desc=f"play {name}, {difficulty}", unit="evaluation", dynamic_ncols=True):

@@ -46,7 +46,7 @@ def test_frames_of_whose_key_relabelling_is_in_doubt_are_not_learned_from(monkey
     monkeypatch.setitem(videos.__dict__, "latent_actions", {"easy": np.zeros(count, dtype=np.int64)})
     monkeypatch.setitem(videos.__dict__, "true_actions", {"easy": keys})
     monkeypatch.setitem(videos.__dict__, "frame_features", {"easy": features})
-    monkeypatch.setattr(videos, "questioned_samples", lambda *_: np.flatnonzero(~vague)[:500])
+    monkeypatch.setattr(agents.samples, "questioned", lambda *_: np.flatnonzero(~vague)[:500])
     monkeypatch.setattr(videos, "labels", lambda _: tmp_path)
     policy = Policy(PRESETS["smoke"].policy)
     monkeypatch.setattr(agents, "clone", lambda labels, *_, samples, **__: given.append((labels, samples)) or policy)
@@ -72,11 +72,11 @@ def test_early_in_a_jump_relabelling_tells_the_direction_alone(monkeypatch):
     monkeypatch.setitem(videos.__dict__, "latent_actions", {"easy": np.zeros(999, dtype=np.int64)})
     monkeypatch.setitem(videos.__dict__, "true_actions", {"easy": keys})
     monkeypatch.setitem(videos.__dict__, "frame_features", {"easy": features})
-    monkeypatch.setattr(videos, "questioned_samples", lambda *_: np.arange(500))
+    monkeypatch.setattr(agents.samples, "questioned", lambda *_: np.arange(500))
     labels, doubtful = agents.relabel("linear", "easy", 0, 500)
     np.testing.assert_array_equal(labels, np.where(place == 5, RIGHT_UP, RIGHT))
     assert not doubtful.any()  # of RIGHT, whatever UP does
-    for part in (agents, videos):
+    for part in (agents, agents.transitions):
         monkeypatch.setattr(part, "settings", dataclasses.replace(study.settings, airborne_frames=0))
     _, doubtful = agents.relabel("linear", "easy", 0, 500)
     assert doubtful[early].any() and not doubtful[~early].any()
@@ -102,7 +102,7 @@ def test_n_labels_are_n_labels(monkeypatch, tmp_path):
     study, rng, given = Study(dataclasses.replace(PRESETS["smoke"], runs=tmp_path)), np.random.default_rng(0), []
     keys = {d: rng.integers(1, 9, size=100) for d in ("easy", "hard")}
     monkeypatch.setitem(study.videos.__dict__, "true_actions", keys)
-    monkeypatch.setattr(study.videos, "labelled_samples", lambda *_: np.array([3, 50]))
+    monkeypatch.setattr(study.agents.samples, "spread", lambda *_: np.array([3, 50]))
     monkeypatch.setitem(study.videos.__dict__, "frames", None)
     monkeypatch.setattr(study.videos, "labels", lambda _: tmp_path)
     policy = Policy(PRESETS["smoke"].policy)
@@ -144,7 +144,7 @@ def test_mappings_see_the_frame_in_which_a_key_is_chosen_and_relabelling_the_one
     keys, codes = np.where(rng.random(500) < 0.5, RIGHT, RIGHT_UP), np.zeros(500, dtype=np.int64)
     monkeypatch.setitem(videos.__dict__, "latent_actions", {"easy": codes})
     monkeypatch.setitem(videos.__dict__, "true_actions", {"easy": keys})
-    monkeypatch.setattr(videos, "questioned_samples", lambda *_: np.arange(64))
+    monkeypatch.setattr(agents.samples, "questioned", lambda *_: np.arange(64))
 
     def named(name: str, shift: int) -> float:
         features = rng.normal(size=(501, 16)).astype(np.float16)
@@ -170,7 +170,7 @@ def test_relabelling_reads_the_middle_of_the_picture_after_a_transition(monkeypa
     monkeypatch.setitem(videos.__dict__, "true_actions", keys)
     monkeypatch.setitem(videos.__dict__, "frame_features", {"easy": features[:300], "hard": features[300:]})
     monkeypatch.setitem(videos.__dict__, "frames", Videos(frames, np.zeros(1301, dtype=np.int64)))
-    monkeypatch.setattr(videos, "questioned_samples", lambda *_: np.arange(500))
+    monkeypatch.setattr(agents.samples, "questioned", lambda *_: np.arange(500))
     labels, _ = agents.relabel("linear", "hard", 0, 500)
     assert (labels == keys["hard"])[500:].mean() > 0.95
     named = agents.name_keys("relabelled_linear", "hard", 0, 500, labels, features[300:1300], frames[300:1300])
@@ -192,7 +192,7 @@ def test_relabelling_reads_which_way_players_of_two_colours_face(monkeypatch):
     monkeypatch.setitem(videos.__dict__, "frames", Videos(frames, np.zeros(count + 1, dtype=np.int64)))
     labels, _ = study.agents.relabel("linear", "easy", 0, 200)
     assert (labels == keys)[:-1].mean() > 0.99
-    monkeypatch.setattr("bc_videos.MIRROR_COPIES", 0)
+    monkeypatch.setattr("bc_transitions.MIRROR_COPIES", 0)
     unseen, _ = study.agents.relabel("linear", "easy", 0, 200)
     assert (unseen == LEFT)[keys == LEFT].mean() < 0.9
 
