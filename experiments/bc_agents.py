@@ -22,6 +22,7 @@ from genie_agents.coinrun import AIRBORNE_ALIASES, NUM_ACTIONS, RIGHT_UP
 from genie_agents.evaluation import Agent, ClonedAgent, ConstantAgent, RandomAgent
 from genie_agents.policy import Policy
 from genie_agents.selection import find_airborne, find_doubtful
+from world_model.files import replace_when_written
 from world_model.training import TrainingConfig
 
 HIDDEN = {"linear": 0, "network": 64}  # units of the mappings that look at features
@@ -127,18 +128,15 @@ class Agents:
         training: TrainingConfig,
         *,
         samples: dict[str, np.ndarray],
+        weights: dict[str, np.ndarray] | None = None,
         batch_size: int,
         seed: int,
-        uncertainty_sampling: bool = False,
         title: str | None = None,
         checkpoint: Path | None = None,
     ) -> Policy:
-        """Clone from labels (N,) of all frames of each difficulty; `samples` are those to learn from, indices within a difficulty."""
+        """Clone from labels (N,) of all frames of each difficulty; `samples` are those to learn from, indices within a difficulty, and
+        `weights` (N,) how often to draw each frame."""
         videos, difficulties = self.videos, self.settings.difficulties
-        weights = None
-        if uncertainty_sampling:
-            unsure = np.concatenate([self.uncertainty(labels[d], d, samples[d]) for d in difficulties])
-            weights = np.clip(unsure / UNSURE, SURE_CHANCE, 1)
         return clone(
             dataclasses.replace(self.settings.policy, num_actions=num_actions),
             training,
@@ -147,12 +145,31 @@ class Agents:
             samples=np.concatenate([videos.first_frame(d) + chosen for d, chosen in samples.items()]),
             batch_size=batch_size,
             balance=self.settings.label_balance,
-            weights=weights,
+            weights=None if weights is None else np.concatenate([weights[d] for d in difficulties]),
             seed=seed,
             device=self.device,
             checkpoint=checkpoint,
             on_step=training_bar(title, training.steps) if title else None,
         )
+
+    def lessons(self, agent: str, difficulty: str, seed: int, count: int) -> dict[str, np.ndarray]:
+        """What an agent is cloned from: `labels` (N,) of all frames of a difficulty, `samples`, the frames to learn from, and `weights`
+        (N,), how often to draw each, where they are not drawn alike."""
+        settings, videos, recipe = self.settings, self.videos, RECIPES.get(agent)
+        samples = videos.usable(difficulty)
+        if recipe is None:  # the oracle
+            keys = videos.true_actions[difficulty]
+            airborne = find_airborne(keys, np.ones(len(keys), dtype=bool), settings.airborne_frames)
+            labels = np.where(airborne, AIRBORNE_ALIASES[keys], keys)
+        elif recipe.order == "clone_then_map":
+            labels = videos.latent_actions[difficulty]
+        else:
+            labels, doubtful = self.relabel(recipe.mapping, difficulty, seed, count)
+            samples = samples[~doubtful[samples]]
+        lessons = {"labels": labels, "samples": samples}
+        if settings.uncertainty_sampling:
+            lessons["weights"] = np.clip(self.uncertainty(labels, difficulty, samples) / UNSURE, SURE_CHANCE, 1)
+        return lessons
 
     def policy(self, agent: str, seed: int, count: int = 0) -> Path:
         """Clone one policy from the videos of all difficulties: on latent actions, on true ones, or on those that `count` labels give."""
@@ -176,31 +193,29 @@ class Agents:
             about |= {"frames_after_sure_take_offs": settings.airborne_frames} if settings.airborne_frames else {}
 
         def build(folder: Path) -> None:
-            samples = {d: videos.usable(d) for d in settings.difficulties}
-            if name == "oracle":
-                labels, num_actions = {}, NUM_ACTIONS
-                for d, keys in videos.true_actions.items():
-                    airborne = find_airborne(keys, np.ones(len(keys), dtype=bool), settings.airborne_frames)
-                    labels[d] = np.where(airborne, AIRBORNE_ALIASES[keys], keys)
-            elif name == "genie_lam":
-                labels, num_actions = videos.latent_actions, videos.labeller.num_codes
-            else:
-                labels, num_actions = {}, NUM_ACTIONS
-                for d, usable in samples.items():
-                    labels[d], doubtful = self.relabel(recipe.mapping, d, seed, count)
-                    samples[d] = usable[~doubtful[usable]]
+            lessons = folder / "lessons.npz"  # made once: fitted anew, on other cores, they may differ in a bit from what was begun with
+            if not lessons.exists():
+                made = {f"{what} {d}": array for d in settings.difficulties for what, array in self.lessons(agent, d, seed, count).items()}
+                with replace_when_written(lessons) as temporary, temporary.open("wb") as file:
+                    np.savez(file, **made)
+            with np.load(lessons) as kept:
+                labels, samples, weights = (
+                    {d: kept[f"{what} {d}"] for d in settings.difficulties if f"{what} {d}" in kept}
+                    for what in ("labels", "samples", "weights")
+                )
             policy = self.clone(
                 labels,
-                num_actions,
+                videos.labeller.num_codes if name == "genie_lam" else NUM_ACTIONS,
                 settings.cloning,
                 samples=samples,
+                weights=weights or None,
                 batch_size=settings.cloning_batch_size,
                 seed=seed,
-                uncertainty_sampling=settings.uncertainty_sampling,
                 title=f"clone {name}",
                 checkpoint=folder / "checkpoint.safetensors",
             )
             policy.save_pretrained(folder)
+            lessons.unlink(missing_ok=True)  # another command that made the same clone may have been faster
 
         return self.cache.stage(f"clone-{name}-seed{seed}", about, sources, build)
 

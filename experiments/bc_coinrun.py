@@ -40,12 +40,12 @@ import tyro
 from bc_agents import Agents
 from bc_report import film, known_actions, label_report, write_summary
 from bc_samples import check_number
-from bc_settings import PRESETS, RECIPES, Settings, check_lam_options
+from bc_settings import PRESETS, RECIPES, Settings, check_options
 from bc_videos import LabelledVideos
 from plot_finetuning import plot_finetuning
 from plot_level_solve import COLUMNS, plot, read_results
 from run_cache import RunCache
-from stopping import stoppable
+from stopping import refusing, stoppable
 from tqdm import tqdm
 
 from genie_agents.coinrun import DEMONSTRATION_LEVELS, NUM_ACTIONS, TEST_LEVELS, VALIDATION_LEVELS
@@ -181,7 +181,8 @@ class Study:
         if not with_mappings:
             return label_report(labels, *known_actions(files), num_codes=labeller.num_codes)
         features = np.concatenate([features for _, features in described])
-        frames = np.concatenate([file.frames[:] for file in files])
+        looks = bool(settings.middle_pixels)  # else nobody reads the frames
+        frames = np.concatenate([file.frames[:] if looks else np.empty((file.num_frames, 0)) for file in files])
         named = {
             f"{name}, {count}": self.agents.name_keys(name, difficulty, self.agents.mapping_seed(name), count, labels, features, frames)
             for name in settings.agents
@@ -220,10 +221,12 @@ def main() -> None:
     finder.add_argument("--preset", default="demo", choices=PRESETS)
     preset = finder.parse_known_args()[0].preset
     settings = tyro.cli(Settings, default=PRESETS[preset], description=__doc__)
-    check_lam_options(settings)
+    check_options(settings)
     tune_cpu()
+    with refusing():
+        study = Study(settings)
     with stoppable(settings.runs, settings.minutes):
-        Study(settings).run()
+        study.run()
     print(f"results.csv, summary.json and the pictures are in {settings.output}")
 
 

@@ -14,7 +14,7 @@ from genie_agents.coinrun import AIRBORNE_ALIASES
 FIRST_QUESTIONS = 8  # spread over the latent actions
 UNLIKE_QUESTIONS = 8  # of frames that look least like those asked for before
 UNLIKE_AT_A_TIME = 4
-HELD = 8  # frames of a press that are asked for
+HELD = 8  # frames that are asked for after the first of a press
 
 
 class Samples:

@@ -68,7 +68,7 @@ class LatentActionSettings:
     minutes: float | None = None
     """stop after so many minutes, as Ctrl-C does; the same command goes on"""
     seed: int = 0
-    """seed of recording, training and the choice of labelled samples"""
+    """seed of recording, training and the choice of labelled samples; policies that are cloned for each player have the players' seeds"""
     difficulties: tuple[Literal["easy", "hard"], ...] = ("easy",)
     """difficulties to record and to play, easy, hard or both"""
 
@@ -121,7 +121,8 @@ class Settings(LatentActionSettings):
     """who plays in the videos for cloning: sighted (it ships), sighted:2 (the same without braking), sighted_planner, planner, or the
     folder of one trained by train_sighted.py or train_ppo.py"""
     noise: float = 0.1
-    """chance per step on the ground that random actions disturb the expert, off camera; the video goes on where it recovers"""
+    """chance per step on the ground that random actions disturb the expert, off camera; the video goes on where it recovers. One in five
+    take-offs is put off besides"""
     proxy: Path | None = None
     """folder of a policy cloned before (a stage clone-...): nine levels in ten are cut to what it is unsure of, so that many more fit in
     memory. A cloned oracle has seen all true actions: let it choose for oracles alone"""
@@ -146,8 +147,8 @@ class Settings(LatentActionSettings):
     beside them, with the way the player faces, learned from mirror images: LEFT and RIGHT turn the player, which changes next to nothing
     else. An even number; 0 for none"""
     airborne_frames: int = 4
-    """of so many frames after a take-off relabelled agents and the oracle learn the direction alone, and labelled samples teach it
-    alone: UP does nothing there, and is noise"""
+    """of so many frames after a take-off relabelled agents and the oracle learn the direction alone, and samples by which features are
+    read teach it alone: UP does nothing there, and is noise"""
     n_label_cloning: TrainingConfig = TrainingConfig(steps=120)
     n_label_batch_size: int = 128
     cloning_seed: int | None = None
@@ -280,9 +281,10 @@ SMOKE = replace(
 PRESETS = {"demo": DEMO, "paper": PAPER, "smoke": SMOKE}
 
 
-def check_lam_options(settings: Settings) -> None:
-    """Ends the program where the training of a latent action model is described and none is trained."""
-    names = [name for name in vars(settings) if name.startswith("lam_")]
-    changed = [name for name in names if getattr(settings, name) != getattr(PRESETS[settings.preset], name)]
-    if changed and not settings.train_lam:
-        raise SystemExit(f"{', '.join(changed)}: for a latent action model trained anew; add --train-lam")
+def check_options(settings: Settings) -> None:
+    """Ends the program where the training of a latent action model, or fine-tuning, is described and not asked for."""
+    changed = {name for name in vars(settings) if getattr(settings, name) != getattr(PRESETS[settings.preset], name)}
+    if (found := sorted(name for name in changed if name.startswith("lam_"))) and not settings.train_lam:
+        raise SystemExit(f"{', '.join(found)}: for a latent action model trained anew; add --train-lam")
+    if (found := sorted(changed & {"finetune_agent", "finetune_learning_rate"})) and not settings.finetune_steps:
+        raise SystemExit(f"{', '.join(found)}: for fine-tuning by reward; add --finetune-steps 200000, say")

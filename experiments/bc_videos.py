@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from functools import cached_property
 from pathlib import Path
@@ -115,10 +116,13 @@ class LabelledVideos:
                         with replace_when_written(path) as temporary, temporary.open("wb") as part:
                             np.savez(part, labels=labels, features=features.astype(np.float16))
                     bar.update(file.num_frames)
-            for name in ("labels", "features"):
-                np.save(folder / f"{name}.npy", np.concatenate([np.load(path)[name] for path in parts]))
+            with contextlib.suppress(FileNotFoundError):  # another command that made the same labels was faster, and put them together
+                found = [dict(np.load(path)) for path in parts]
+                for name in ("labels", "features"):
+                    with replace_when_written(folder / f"{name}.npy") as temporary, temporary.open("wb") as whole:
+                        np.save(whole, np.concatenate([part[name] for part in found]))
             for path in parts:
-                path.unlink(missing_ok=True)  # where two commands made the same labels
+                path.unlink(missing_ok=True)
 
         return self.cache.stage(f"labels-{difficulty}", {"labeller": self.labeller.identity, "with": "features"}, [source], build)
 

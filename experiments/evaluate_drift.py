@@ -28,6 +28,7 @@ import tyro
 from recording import record
 from report import markdown_table, write_results
 from run_cache import RunCache
+from stopping import refusing
 from torch import Tensor
 from tqdm import tqdm
 from world_videos import MIXED, Source, check_frame_shape, held_out, open_all
@@ -255,7 +256,8 @@ def plot(found: Found, lengths: tuple[int, ...], real: Videos, imagined: Videos,
 
 def main() -> None:
     settings = tyro.cli(Settings, description=__doc__)
-    genie = Genie.from_pretrained(settings.model).to("cuda" if torch.cuda.is_available() else "cpu")
+    with refusing():
+        genie = Genie.from_pretrained(settings.model).to("cuda" if torch.cuda.is_available() else "cpu")
     changed = {"steps": settings.steps, "temperature": settings.temperature, "anchor_frames": settings.anchor_frames}
     changed = {name: value for name, value in changed.items() if value is not None}
     if settings.anchor_frames == 0:

@@ -23,6 +23,7 @@ from bc_report import known_actions, label_report, name_keys
 from progress import training_bar
 from report import markdown_table, write_results
 from run_cache import RunCache
+from stopping import refusing
 from world_videos import held_out, mixed_videos
 
 from genie_agents.cloning import Videos
@@ -161,10 +162,11 @@ def as_tables(reports: dict[str, dict[str, Any]], on_ground: dict[int, dict[int,
 
 def main() -> None:
     settings = tyro.cli(Settings, description=__doc__)
+    with refusing():
+        labeller = LatentActionLabeller.from_pretrained(settings.model)
     if settings.write_meanings and name_model_class(settings.model) != "Genie":
         raise SystemExit(f"--write-meanings: {settings.model} is no world; give the folder of a Genie, or leave the option out")
     tune_cpu()
-    labeller = LatentActionLabeller.from_pretrained(settings.model)
     config = labeller.model.config
     if (shape := (config.image_height, config.image_width, config.channels)) != FRAME_SHAPE:
         raise SystemExit(f"--model: {settings.model} takes frames {shape}, and CoinRun's, whose keys are known, are {FRAME_SHAPE}")

@@ -20,6 +20,7 @@ import torch
 import tyro
 from report import markdown_table, write_results
 from run_cache import RunCache
+from stopping import refusing
 from torch import Tensor
 from tqdm import tqdm
 from world_videos import MIXED, Source, longest_episode, videos_to_judge_on
@@ -187,7 +188,8 @@ def as_table(found: dict[str, dict[str, Any]], num_frames: int) -> str:
 
 def main() -> None:
     settings = tyro.cli(Settings, description=__doc__)
-    genie = Genie.from_pretrained(settings.model).to("cuda" if torch.cuda.is_available() else "cpu")
+    with refusing():
+        genie = Genie.from_pretrained(settings.model).to("cuda" if torch.cuda.is_available() else "cpu")
     if settings.prompt_frames > (most := Rollout(genie, 1).max_prompt_frames):
         raise SystemExit(f"prompt_frames is {settings.prompt_frames}, and {settings.model} begins with {most} frames at most")
     videos = videos_to_judge_on(

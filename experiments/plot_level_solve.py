@@ -15,6 +15,7 @@ from types import MappingProxyType
 import matplotlib
 import numpy as np
 import tyro
+from stopping import refusing
 
 from genie_agents.evaluation import confidence_interval
 
@@ -74,7 +75,7 @@ def plot(percents: Percents, output: Path, others: Mapping[str, Percents] = Mapp
     """
     if not percents:
         raise ValueError("there is nothing to draw: give the results.csv of a finished run")
-    difficulties = sorted({difficulty for _, difficulty, _ in percents})
+    difficulties = sorted({difficulty for results in (percents, *others.values()) for _, difficulty, _ in results})
     figure, axes = plt.subplots(1, len(difficulties), figsize=(6.6 * len(difficulties), 7), sharey=True, squeeze=False)
     for axis, difficulty in zip(axes[0], difficulties, strict=True):
         for agent, (label, color, marker) in STYLES.items():
@@ -99,7 +100,7 @@ def plot(percents: Percents, output: Path, others: Mapping[str, Percents] = Mapp
                     )
         axis.set_title(f"CoinRun, {difficulty}")
         axis.set_xlabel("labelled samples N")
-        samples = sorted({n for _, d, n in percents if d == difficulty and n > 0})
+        samples = sorted({n for results in (percents, *others.values()) for _, d, n in results if d == difficulty and n > 0})
         if samples:
             axis.set_xscale("log", base=2)
             axis.set_xticks(samples, [str(n) for n in samples])
@@ -140,6 +141,7 @@ class Settings:
 
 if __name__ == "__main__":
     settings = tyro.cli(Settings, description=__doc__)
-    others = {name: read_results([path]) for name, path in settings.others.items()}
-    plot(read_results(list(settings.results)), settings.output, others)
+    with refusing():
+        others = {name: read_results([path]) for name, path in settings.others.items()}
+        plot(read_results(list(settings.results)), settings.output, others)
     print(f"wrote {settings.output}")

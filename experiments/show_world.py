@@ -22,6 +22,7 @@ from evaluate_world_model import redraw_and_imagine
 from pictures import film_strips, save
 from PIL import Image
 from run_cache import RunCache
+from stopping import refusing
 from tqdm import trange
 from world_videos import longest_episode, videos_to_judge_on
 
@@ -97,7 +98,8 @@ def clip_rows(genie: Genie, settings: Settings) -> list[tuple[str, torch.Tensor]
 
 def main() -> None:
     settings = tyro.cli(Settings, description=__doc__)
-    genie = Genie.from_pretrained(settings.model).to("cuda" if torch.cuda.is_available() else "cpu")
+    with refusing():
+        genie = Genie.from_pretrained(settings.model).to("cuda" if torch.cuda.is_available() else "cpu")
     settings.output.mkdir(parents=True, exist_ok=True)
     if not all(0 <= prompt < len(genie.prompts) for prompt in settings.prompts):
         raise SystemExit(

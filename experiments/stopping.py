@@ -1,4 +1,4 @@
-"""How long work is stopped: by Ctrl-C, or once its minutes are over."""
+"""How a program ends early, with a sentence: by input that is refused, by Ctrl-C, or once its minutes are over."""
 
 from __future__ import annotations
 
@@ -8,6 +8,15 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """Around what reads a user's settings and files: what is refused there ends the program with the sentence that says why."""
+    try:
+        yield
+    except (FileNotFoundError, ValueError) as error:
+        raise SystemExit(str(error)) from None
 
 
 @contextmanager

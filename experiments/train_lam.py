@@ -22,7 +22,7 @@ from bc_coinrun import Study
 from bc_report import name_keys
 from bc_settings import LatentActionSettings, Settings
 from report import machine
-from stopping import stoppable
+from stopping import refusing, stoppable
 
 from genie_agents.coinrun import DIFFICULTIES
 from world_model import LatentActionLabeller, LatentActionModel
@@ -86,7 +86,8 @@ def card(settings: CardSettings, reports: dict[str, dict[str, Any]], seconds: di
 def main() -> None:
     settings = tyro.cli(CardSettings, description=__doc__)
     tune_cpu()
-    study = Study(Settings(train_lam=True, **vars(settings)))
+    with refusing():
+        study = Study(Settings(train_lam=True, **vars(settings)))
     with stoppable(settings.runs, settings.minutes):
         folder = study.videos.train_latent_action_model()
         save_model(settings.output, LatentActionModel.from_pretrained(folder), half=True)

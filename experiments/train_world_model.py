@@ -25,7 +25,7 @@ from evaluate_world_model import redraw_and_imagine
 from pictures import save_clips
 from progress import training_bar
 from run_cache import RunCache
-from stopping import stoppable
+from stopping import refusing, stoppable
 from torch import Tensor
 from world_model_settings import NUM_PROMPTS, PRESETS, Phase, Settings
 from world_videos import check_frame_shape, longest_episode, mixed_videos, open_all
@@ -291,7 +291,8 @@ def main() -> None:
     preset = finder.parse_known_args()[0].preset
     settings = tyro.cli(Settings, default=PRESETS[preset], description=__doc__)
     tune_cpu()
-    training = Training(settings)
+    with refusing():
+        training = Training(settings)
     try:
         with stoppable(settings.runs):
             folder = training.genie()

@@ -105,8 +105,9 @@ class ProcgenEnv(gymnasium.Env[np.ndarray, np.int64]):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         super().reset(seed=seed)
-        options = options or {}
-        level_seed = options.get("level_seed")
+        if options is not None and (not isinstance(options, dict) or set(options) - {"level_seed"}):  # it would play another level
+            raise ValueError(f"the options of reset are a dictionary with level_seed, got {options!r}")
+        level_seed = (options or {}).get("level_seed")
         if level_seed is None:
             level_seed = self.level_seeds[int(self.np_random.integers(len(self.level_seeds)))]
         self._start_level(level_seed)
@@ -116,7 +117,7 @@ class ProcgenEnv(gymnasium.Env[np.ndarray, np.int64]):
         if self._ended:
             raise gymnasium.error.ResetNeeded("the episode has ended (or none has begun); call reset() before step()")
         if not self.action_space.contains(action):
-            raise ValueError(f"action {action!r} is not in 0 ... {NUM_ACTIONS - 1}")
+            raise ValueError(f"an action is one whole number in 0 ... {NUM_ACTIONS - 1}, got {action!r}")
         self._simulator.act(np.array([action], dtype=np.int32))
         self.elapsed_steps += 1
         reward, obs, first = self._simulator.observe()

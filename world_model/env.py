@@ -62,7 +62,7 @@ class GenieEnv(gymnasium.Env[np.ndarray, np.int64]):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         super().reset(seed=seed)
-        prompt = (options or {}).get("prompt")
+        prompt = _check_options(options, "prompt").get("prompt")
         self._worlds.random = [self.np_random]
         frame = self._worlds.reset(np.ones(1, dtype=bool), None if prompt is None else [prompt])[0]
         self._worlds.show()
@@ -70,7 +70,7 @@ class GenieEnv(gymnasium.Env[np.ndarray, np.int64]):
 
     def step(self, action: int | np.integer[Any]) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         if not self.action_space.contains(action):
-            raise ValueError(f"action {action!r} is not in 0 ... {self._worlds.action_space.n - 1}")
+            raise ValueError(f"an action is one whole number in 0 ... {self._worlds.action_space.n - 1}, got {action!r}")
         before = self._worlds.frames[0]
         frame = self._worlds.step(np.array([action]))[0]
         reward = 0.0 if self.reward_fn is None else float(self.reward_fn(before, int(action), frame))
@@ -145,7 +145,7 @@ class GenieVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarr
         self, *, seed: int | Sequence[int | None] | np.ndarray | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Begin the worlds anew: world i draws from seed + i, or from seed[i]; without a seed each goes on with its own draws."""
-        options = options or {}
+        options = _check_options(options, "prompt", "reset_mask")
         mask = self._reset_mask(options.get("reset_mask"))
         prompts = self._prompts(options.get("prompt"))
         for world, world_seed in enumerate(self._seeds(seed)):
@@ -244,3 +244,10 @@ class GenieVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarr
         if rewards.shape != (self.num_envs,):
             raise ValueError(f"reward_fn gave rewards of shape {rewards.shape}; it gets batches and must return one reward a world")
         return rewards
+
+
+def _check_options(options: dict[str, Any] | None, *known: str) -> dict[str, Any]:
+    """The options of a reset; ValueError where one is misspelt, which would begin another world than was asked for."""
+    if options is not None and (not isinstance(options, dict) or set(options) - set(known)):
+        raise ValueError(f"the options of reset are a dictionary with {' and '.join(known)}, got {options!r}")
+    return options or {}

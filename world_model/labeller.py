@@ -10,11 +10,10 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-import h5py
 import numpy as np
 import torch
 
-from world_model.data import VideoFile, write_latent_actions
+from world_model.data import StoredFrames, VideoFile, write_latent_actions
 from world_model.latent_actions import LatentActionModel
 from world_model.precision import bf16_autocast
 from world_model.serialization import identify_model
@@ -65,7 +64,7 @@ class LatentActionLabeller:
         write_back: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> np.ndarray:
-        """The latent actions, int64, of an array or of a video file; labels[t] leads from frame t to frame t+1.
+        """The latent actions, int64, of an array (or a list of frames) or of a video file; labels[t] leads from frame t to frame t+1.
 
         One episode (T, H, W, C) uint8 gives (T-1,); episodes of one length (B, T, H, W, C) give (B, T-1); a VideoFile or the path
         of one gives (N,), one label a frame and -1 on each episode's last frame. With `write_back` these are also stored in the
@@ -77,8 +76,10 @@ class LatentActionLabeller:
         if isinstance(video, (str, Path)):
             with VideoFile(video) as opened:
                 return self.label(opened, batch_size=batch_size, write_back=write_back, progress=progress)
-        if write_back and not isinstance(video, VideoFile):
-            raise ValueError("write_back stores labels in a video file: give a VideoFile or its path, not an array")
+        if not isinstance(video, VideoFile):
+            if write_back:
+                raise ValueError("write_back stores labels in a video file: give a VideoFile or its path, not an array")
+            video = np.asarray(video)
         frames, episode_starts = self._episodes(video)
         labels = np.full(len(frames), -1, np.int64)
         for start, stop, num_seen, _, part in self._describe_parts(frames, episode_starts, batch_size, progress):
@@ -99,6 +100,8 @@ class LatentActionLabeller:
         if isinstance(video, (str, Path)):
             with VideoFile(video) as opened:
                 return self.describe(opened, batch_size=batch_size, progress=progress)
+        if not isinstance(video, VideoFile):
+            video = np.asarray(video)
         frames, episode_starts = self._episodes(video)
         labels = np.full(len(frames), -1, np.int64)
         features, begins = np.empty((len(frames), self.model.config.d_model), np.float32), set(episode_starts.tolist())
@@ -110,7 +113,7 @@ class LatentActionLabeller:
             return Description(labels, features)
         return Description(labels.reshape(video.shape[:-3])[..., :-1], features.reshape(*video.shape[:-3], features.shape[1]))
 
-    def _episodes(self, video: np.ndarray | VideoFile) -> tuple[np.ndarray | h5py.Dataset, np.ndarray]:
+    def _episodes(self, video: np.ndarray | VideoFile) -> tuple[np.ndarray | StoredFrames, np.ndarray]:
         """All frames (N, H, W, C) in a row and where each episode begins (E+1,)."""
         frames = video.frames if isinstance(video, VideoFile) else video
         self._check_frames(frames)
@@ -121,7 +124,7 @@ class LatentActionLabeller:
         frames = video.reshape(-1, *video.shape[-3:])
         return frames, np.arange(0, len(frames) + 1, video.shape[-4])
 
-    def _check_frames(self, frames: np.ndarray | h5py.Dataset) -> None:
+    def _check_frames(self, frames: np.ndarray | StoredFrames) -> None:
         config = self.model.config
         expected = (config.image_height, config.image_width, config.channels)
         if frames.shape[-3:] != expected or frames.dtype != np.uint8:
@@ -132,7 +135,7 @@ class LatentActionLabeller:
 
     def _describe_parts(
         self,
-        frames: np.ndarray | h5py.Dataset,
+        frames: np.ndarray | StoredFrames,
         episode_starts: np.ndarray,
         batch_size: int,
         progress: Callable[[int, int], None] | None,

@@ -33,8 +33,8 @@ def _open(path: str | os.PathLike[str]) -> Image.Image:
     try:
         with Image.open(path) as picture:
             return _as_rgb(picture)
-    except FileNotFoundError:
-        raise
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"there is no picture at {os.fspath(path)}: check the path, or begin without a prompt") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # Pillow raises each of them for damaged files
         raise ValueError(f"cannot read {os.fspath(path)} as a picture ({error}): give a PNG, JPEG or another format of Pillow") from error
 

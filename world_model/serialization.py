@@ -48,7 +48,7 @@ def load_model(
         FileNotFoundError: no such folder or shipped model.
         ValueError: a file is damaged, or describes another model than `model_class`.
     """
-    folder = find_model(folder)
+    folder = find_model(folder, model_class.__name__, *(part_of or ())[:1])
     path, prefix = folder / CONFIG_FILE, ""
     name, values = _read_description(path)
     if part_of is not None and name == part_of[0]:
@@ -71,17 +71,18 @@ def change_config(folder: str | Path, model_class: type[nn.Module], config_class
     _write_config(folder, model_class.__name__, dataclasses.replace(config, **changes))
 
 
-def find_model(folder: str | Path) -> Path:
+def find_model(folder: str | Path, *classes: str) -> Path:
     """The folder of a saved model, given by path or, where there is no such folder of a model, by the name of one that ships with the
-    package; FileNotFoundError if there is none."""
+    package; FileNotFoundError if there is none, which names those that ship, of these `classes` where some are given."""
     shipped = sorted(path.name for path in SHIPPED.iterdir() if path.is_dir()) if SHIPPED.is_dir() else []
     path = Path(folder)
     if str(folder) in shipped and not (path / CONFIG_FILE).is_file():
         path = SHIPPED / folder
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if not (path / name).is_file():
+            fitting = [name for name in shipped if not classes or _read_description(SHIPPED / name / CONFIG_FILE)[0] in classes]
             raise FileNotFoundError(
-                f"{path} has no {name}: give a folder written by save_pretrained, or a model that ships: {', '.join(shipped) or 'none'}"
+                f"{path} has no {name}: give a folder written by save_pretrained, or a model that ships: {', '.join(fitting) or 'none'}"
             )
     return path
 

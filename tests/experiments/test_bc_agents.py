@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+import pytest
 from bc_coinrun import Study
 from bc_settings import PRESETS
 
@@ -59,6 +60,30 @@ def test_frames_of_whose_key_relabelling_is_in_doubt_are_not_learned_from(monkey
         assert (labels["easy"] >= 0).all()  # a doubted key may still be the one before another
 
 
+def test_a_cloning_goes_on_with_what_it_was_begun_with(monkeypatch, tmp_path):
+    """Fitted anew, on another number of cores, labels and weights may differ in a bit, and a checkpoint would be refused."""
+    study = Study(dataclasses.replace(PRESETS["smoke"], difficulties=("easy",), runs=tmp_path))
+    agents, made, given = study.agents, [], []
+    first = {"labels": np.array([RIGHT, LEFT, -1]), "samples": np.array([0, 1]), "weights": np.array([0.1, 1.0, 0.0])}
+    monkeypatch.setattr(study.videos, "labels", lambda _: tmp_path)
+    monkeypatch.setattr(agents, "lessons", lambda *_: made.append(1) or first)
+    policy = Policy(PRESETS["smoke"].policy)
+
+    def stopped_once(labels, *_, samples, weights, **__):
+        given.append({"labels": labels["easy"], "samples": samples["easy"], "weights": weights["easy"]})
+        if len(given) == 1:
+            raise KeyboardInterrupt
+        return policy
+
+    monkeypatch.setattr(agents, "clone", stopped_once)
+    with pytest.raises(KeyboardInterrupt):
+        agents.policy("relabelled_linear", 0, 2)
+    folder = agents.policy("relabelled_linear", 0, 2)
+    assert len(made) == 1 and len(given) == 2 and not (folder / "lessons.npz").exists()
+    for name, array in first.items():
+        np.testing.assert_array_equal(given[1][name], array)
+
+
 def test_early_in_a_jump_relabelling_tells_the_direction_alone(monkeypatch):
     """The features after a transition tell the key, but of the two frames after a take-off, every tenth, that they rise, not whether UP is
     held on."""
@@ -86,9 +111,10 @@ def test_early_in_a_jump_the_oracle_learns_the_direction_alone(monkeypatch, tmp_
     """Of each press of UP the first frame is the take-off; what follows the end of an episode follows none."""
     keys, given = np.array([RIGHT, RIGHT_UP, RIGHT_UP, RIGHT_UP, RIGHT_UP, RIGHT, RIGHT_UP, -1, RIGHT, RIGHT]), []
     for airborne_frames in (0, 2):
-        study = Study(dataclasses.replace(PRESETS["smoke"], airborne_frames=airborne_frames, runs=tmp_path))
+        smoke = dataclasses.replace(PRESETS["smoke"], uncertainty_sampling=False, runs=tmp_path)
+        study = Study(dataclasses.replace(smoke, airborne_frames=airborne_frames))
         monkeypatch.setitem(study.videos.__dict__, "true_actions", {"easy": keys, "hard": keys})
-        monkeypatch.setattr(study.videos, "labels", lambda _: tmp_path)
+        monkeypatch.setattr(study.videos, "demonstrations", lambda _: tmp_path)
         policy = Policy(PRESETS["smoke"].policy)
         monkeypatch.setattr(study.agents, "clone", lambda labels, *_, policy=policy, **__: given.append(labels) or policy)
         study.agents.policy("oracle", 0)

@@ -50,3 +50,24 @@ def test_labels_go_on_with_the_video_before_which_they_were_stopped(monkeypatch,
     assert described == ["0", "1", "2"] and {path.name for path in folder.iterdir()} == {"labels.npy", "features.npy", "stage.json"}
     np.testing.assert_array_equal(np.load(folder / "labels.npy"), np.concatenate([labels for labels, _ in expected]))
     np.testing.assert_array_equal(np.load(folder / "features.npy"), np.concatenate([part for _, part in expected]).astype(np.float16))
+
+
+def test_labels_that_another_command_finished_meanwhile_stay_finished(monkeypatch, tmp_path):
+    for number in range(2):
+        with VideoWriter(tmp_path / f"{number}.h5") as video:
+            video.append(np.random.default_rng(number).integers(0, 256, (6, 64, 64, 3), dtype=np.uint8))
+    slower, faster = (Study(dataclasses.replace(PRESETS["smoke"], runs=tmp_path / "runs")).videos for _ in range(2))
+    for videos in (slower, faster):
+        monkeypatch.setattr(videos, "demonstrations", lambda _: tmp_path)
+    describe, made = slower.labeller.describe, []
+
+    def overtaken(file: VideoFile):
+        description = describe(file)
+        if file.path.stem == "1":
+            made.append(np.load(faster.labels("easy") / "labels.npy"))
+        return description
+
+    monkeypatch.setattr(slower.labeller, "describe", overtaken)
+    folder = slower.labels("easy")
+    assert {path.name for path in folder.iterdir()} == {"labels.npy", "features.npy", "stage.json"}
+    np.testing.assert_array_equal(np.load(folder / "labels.npy"), made[0])

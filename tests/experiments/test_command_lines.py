@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from bc_coinrun import Study
-from bc_settings import DEMO, PRESETS, RECIPES, Settings, check_lam_options
+from bc_settings import DEMO, PRESETS, RECIPES, Settings, check_options
 from plot_level_solve import COLUMNS, read_results
 from scripts import EXPERIMENTS, run, say, work
 from stable_baselines3 import PPO
@@ -120,6 +120,16 @@ def test_the_latent_action_models_own_script_stops_in_time_too(tmp_path):
     assert result.returncode == 1 and "the same command goes on from there" in result.stderr and "Traceback" not in result.stderr
 
 
+def test_what_is_refused_ends_a_program_with_a_sentence(tmp_path):
+    for script, arguments, message in (
+        ("bc_coinrun.py", ["--lam", "coinrun-smal"], "a model that ships: coinrun-small, lam-platformers"),
+        ("evaluate_world_model.py", ["--model", "coinrun-smal"], "a model that ships: coinrun-small"),  # the other one is no world
+        ("plot_level_solve.py", ["missing.csv"], "missing.csv does not exist; give the results.csv of a finished run"),
+    ):
+        result = say(script, *arguments)
+        assert result.returncode == 1 and result.stderr.endswith(message) and "Traceback" not in result.stderr
+
+
 def test_a_name_that_is_none_is_refused_before_anything_is_recorded(tmp_path):
     for changes, message in (
         ({"expert": "aprentice"}, "no expert 'aprentice'"),
@@ -169,12 +179,14 @@ def test_settings_that_do_not_go_together_are_refused(changes, message):
 
 
 def test_options_of_a_training_that_does_not_happen_are_refused():
-    check_lam_options(dataclasses.replace(PRESETS["smoke"], train_lam=True, lam_games=("climber",)))
+    check_options(dataclasses.replace(PRESETS["smoke"], train_lam=True, lam_games=("climber",)))
     for settings in PRESETS.values():
-        check_lam_options(settings)
+        check_options(settings)
         for change in ({"lam_games": ("climber",)}, {"lam_labels": 5}, {"lam_batch_size": 3}):
             with pytest.raises(SystemExit, match=f"{next(iter(change))}: .* add --train-lam"):
-                check_lam_options(dataclasses.replace(settings, **change))
+                check_options(dataclasses.replace(settings, **change))
+        with pytest.raises(SystemExit, match="finetune_agent: .* add --finetune-steps"):
+            check_options(dataclasses.replace(settings, finetune_agent="genie_lam", finetune_steps=0))
 
 
 def test_ppo_trains_and_goes_on(tmp_path):

@@ -136,6 +136,12 @@ def test_a_model_without_prompts_asks_for_one(genie):
     env.reset(seed=0, options={"prompt": picture(16, 16)})
 
 
+@pytest.mark.parametrize("options", [{"promt": picture(16, 16)}, "photo.jpg"])
+def test_options_that_are_none_are_refused(genie, options):
+    with pytest.raises(ValueError, match="options of reset are a dictionary with prompt"):
+        GenieEnv(genie).reset(options=options)
+
+
 def test_a_world_must_be_begun_first(genie):
     for act in (lambda env: env.step(0), lambda env: env.get_state()):
         with pytest.raises(gymnasium.error.ResetNeeded, match="reset"):

@@ -174,6 +174,12 @@ def test_bad_videos_are_refused(labeller: LatentActionLabeller, video: np.ndarra
         labeller.label(video)
 
 
+def test_a_list_of_frames_is_labelled_as_an_array(labeller: LatentActionLabeller) -> None:
+    frames = episode(6, seed=0)
+    np.testing.assert_array_equal(labeller.label(list(frames)), labeller.label(frames))
+    np.testing.assert_array_equal(labeller.describe(list(frames)).features, labeller.describe(frames).features)
+
+
 def test_an_array_cannot_be_written_back(labeller: LatentActionLabeller) -> None:
     with pytest.raises(ValueError, match="give a VideoFile or its path"):
         labeller.label(episode(4, seed=0), write_back=True)

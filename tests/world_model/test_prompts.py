@@ -73,5 +73,5 @@ def test_a_file_that_is_no_picture_is_named(tmp_path):
     for name in ("notes.txt", "cut.png", ""):
         with pytest.raises(ValueError, match=str(tmp_path / name)):
             fit_prompt(tmp_path / name, 16, 16)
-    with pytest.raises(FileNotFoundError, match="missing.png"):
+    with pytest.raises(FileNotFoundError, match="no picture at .*missing.png: check the path"):
         fit_prompt(tmp_path / "missing.png", 16, 16)

@@ -185,6 +185,8 @@ def test_batches_refuse_what_they_cannot_do(genie):
             envs.step(np.array(actions))
     with pytest.raises(ValueError, match="reward_fn gave rewards of shape"):
         envs.step(np.array([0, 0]))
+    with pytest.raises(ValueError, match="prompt and reset_mask"):
+        envs.reset(options={"prompts": []})
     with pytest.raises(ValueError, match="max_episode_steps"):
         GenieVectorEnv(2, genie, max_episode_steps=0)
     with pytest.raises(ValueError, match="render_mode"):

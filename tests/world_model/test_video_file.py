@@ -294,6 +294,16 @@ def test_damaged_files_are_refused(video_path: Path, damage: str) -> None:
         VideoFile(video_path)
 
 
+def test_damage_among_the_frames_is_found_where_they_are_read(video_path: Path) -> None:
+    with h5py.File(video_path) as file:
+        chunk = file["frames"].id.get_chunk_info(0)
+    with video_path.open("r+b") as file:
+        file.seek(chunk.byte_offset)
+        file.write(bytes(chunk.size))
+    with VideoFile(video_path) as video, pytest.raises(VideoFileError, match="video.h5 is damaged in its frames"):
+        video.episode(0)
+
+
 def test_empty_file_is_refused(video_path: Path) -> None:
     with h5py.File(video_path, "r+") as file:
         for name in ("frames", "episode_starts", "level_seeds"):

@@ -1,12 +1,13 @@
 """Videos on disk and random clips from them."""
 
 from world_model.data.clips import ClipBatch, ClipSampler, check_same_source
-from world_model.data.video_file import FORMAT_VERSION, VideoFile, VideoFileError, VideoWriter, write_latent_actions
+from world_model.data.video_file import FORMAT_VERSION, StoredFrames, VideoFile, VideoFileError, VideoWriter, write_latent_actions
 
 __all__ = [
     "FORMAT_VERSION",
     "ClipBatch",
     "ClipSampler",
+    "StoredFrames",
     "VideoFile",
     "VideoFileError",
     "VideoWriter",

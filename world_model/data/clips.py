@@ -47,8 +47,8 @@ class ClipSampler:
     def __init__(
         self, files: Sequence[VideoFile], *, clip_length: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1
     ) -> None:
-        if not files:
-            raise ValueError("no video file to sample from: pass at least one")
+        if not files or not all(isinstance(file, VideoFile) for file in files):
+            raise ValueError(f"no video files to sample from: pass at least one, each a VideoFile(path), not {files}")
         if clip_length < 1 or batch_size < 1:
             raise ValueError(f"clip_length and batch_size must be at least 1, not {clip_length} and {batch_size}")
         if batch_size % world_size:
@@ -93,7 +93,7 @@ class ClipSampler:
         file_indices = np.searchsorted(self._file_starts, positions, side="right") - 1
         for clip_THWC, position, index in zip(frames_BTHWC, positions, file_indices, strict=True):
             first = position - self._file_starts[index]
-            self.files[index].frames.read_direct(clip_THWC, np.s_[first : first + self.clip_length])
+            clip_THWC[:] = self.files[index].frames[first : first + self.clip_length]
         return ClipBatch(frames_BTHWC, positions, seeds)
 
     def state_dict(self) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from contextlib import ExitStack
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import h5py
 import numpy as np
@@ -142,11 +143,31 @@ class VideoWriter:
         self._stack.__exit__(exc_type, exc, traceback)
 
 
+class StoredFrames:
+    """The frames (N, H, W, C) uint8 of an open video file, read by index or slice like those of an array.
+
+    Opening a file does not read them, so damage is found here: VideoFileError.
+    """
+
+    def __init__(self, dataset: h5py.Dataset, path: Path) -> None:
+        self._dataset, self._path = dataset, path
+        self.shape, self.dtype = dataset.shape, dataset.dtype
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, frames: Any) -> np.ndarray:
+        try:
+            return self._dataset[frames]
+        except OSError as error:
+            raise VideoFileError(f"{self._path} is damaged in its frames ({error}): write it again with VideoWriter") from error
+
+
 class VideoFile:
     """Read a video file. Opening checks that it is one and reads the episode bounds; frames are read when they are asked for.
 
     Attributes: `path`; `num_frames` N; `num_episodes` E; `frame_shape` (H, W, C); `provenance`; `has_actions`;
-    `episode_starts` (E + 1,) int64; `level_seeds` (E,) int64; `frames`, an open h5py.Dataset (N, H, W, C) uint8.
+    `episode_starts` (E + 1,) int64; `level_seeds` (E,) int64; `frames` (N, H, W, C) uint8, StoredFrames.
 
     Raises FileNotFoundError where nothing is at `path` and VideoFileError where something else is: a foreign, damaged, truncated
     or empty file, or one of another format version.
@@ -174,7 +195,7 @@ class VideoFile:
     def fingerprint(self) -> str:
         """A hash of the episode bounds, of 16 frames spread over the video and of how much all of them take, compressed: it changes with
         the video, but not with its labels or its place."""
-        digest = sha256(self.episode_starts.tobytes() + str(self.frames.id.get_storage_size()).encode())
+        digest = sha256(self.episode_starts.tobytes() + str(self._file["frames"].id.get_storage_size()).encode())
         for index in np.linspace(0, self.num_frames - 1, 16).astype(int):
             digest.update(self.frames[index].tobytes())
         return digest.hexdigest()[:16]
@@ -189,7 +210,7 @@ class VideoFile:
                 "use the version of genie-agents that wrote it, or write the file again"
             )
         self.provenance: dict[str, object] = json.loads(self._file.attrs["provenance"])
-        self.frames: h5py.Dataset = self._file["frames"]
+        self.frames = StoredFrames(self._file["frames"], self.path)
         self.episode_starts: np.ndarray = self._file["episode_starts"][:]
         self.level_seeds: np.ndarray = self._file["level_seeds"][:]
         self.num_frames = len(self.frames)
@@ -202,7 +223,7 @@ class VideoFile:
         tables = [self._file[name] for name in ("actions", "latent_actions") if name in self._file]
         if (
             self.frames.dtype != np.uint8
-            or self.frames.ndim != 4
+            or len(self.frames.shape) != 4
             or bounds.shape != (self.num_episodes + 1,)
             or (bounds[0], bounds[-1]) != (0, self.num_frames)
             or np.diff(bounds).min() < 2
