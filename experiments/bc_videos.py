@@ -116,11 +116,12 @@ class LabelledVideos:
                         with replace_when_written(path) as temporary, temporary.open("wb") as part:
                             np.savez(part, labels=labels, features=features.astype(np.float16))
                     bar.update(file.num_frames)
+            found: list[dict[str, np.ndarray]] = []
             with contextlib.suppress(FileNotFoundError):  # another command that made the same labels was faster, and put them together
                 found = [dict(np.load(path)) for path in parts]
-                for name in ("labels", "features"):
-                    with replace_when_written(folder / f"{name}.npy") as temporary, temporary.open("wb") as whole:
-                        np.save(whole, np.concatenate([part[name] for part in found]))
+            for name in ("labels", "features") if found else ():
+                with replace_when_written(folder / f"{name}.npy") as temporary, temporary.open("wb") as whole:
+                    np.save(whole, np.concatenate([part[name] for part in found]))
             for path in parts:
                 path.unlink(missing_ok=True)
 
