@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from bc_report import compare, interval, label_report
-from plot_level_solve import COLUMNS, draw_curve, plt, read_results
+from plot_level_solve import COLUMNS, draw_curve, plot, plt, read_results
 from train_lam import CardSettings, card
 
 from genie_agents.coinrun import LEFT, RIGHT, RIGHT_UP
@@ -69,3 +69,16 @@ def test_a_result_without_a_number_of_samples_is_no_point_of_a_curve() -> None:
     draw_curve(axis, {("ppo_from_clone", "easy", 0): [90.0, 92.0]}, "ppo_from_clone", "easy", "agent", color="k", marker="*")
     assert not axis.containers and not axis.lines
     plt.close(figure)
+
+
+def test_what_another_latent_action_model_alone_played_is_drawn_too(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(plt, "close", lambda _: None)
+    percents = {("relabelled_linear", "easy", 16): [60.0, 70.0], ("relabelled_linear", "easy", 64): [90.0, 92.0]}
+    other = {("relabelled_linear", difficulty, 200): [80.0, 82.0] for difficulty in ("easy", "hard")}
+    plot(percents, tmp_path / "picture.png", {"other": other})
+    easy, hard = plt.gcf().axes
+    monkeypatch.undo()
+    plt.close(easy.figure)
+    assert [axis.get_title() for axis in (easy, hard)] == ["CoinRun, easy", "CoinRun, hard"]
+    assert [[label.get_text() for label in axis.get_xticklabels()] for axis in (easy, hard)] == [["16", "64", "200"], ["200"]]
+    assert len(easy.containers) == len(hard.containers) == 1  # a single number of samples is drawn with its interval

@@ -120,7 +120,7 @@ def test_the_latent_action_models_own_script_stops_in_time_too(tmp_path):
     assert result.returncode == 1 and "the same command goes on from there" in result.stderr and "Traceback" not in result.stderr
 
 
-def test_what_is_refused_ends_a_program_with_a_sentence(tmp_path):
+def test_what_is_refused_ends_a_program_with_a_sentence():
     for script, arguments, message in (
         ("bc_coinrun.py", ["--lam", "coinrun-smal"], "a model that ships: coinrun-small, lam-platformers"),
         ("evaluate_world_model.py", ["--model", "coinrun-smal"], "a model that ships: coinrun-small"),  # the other one is no world
