@@ -146,6 +146,9 @@ class Settings(LatentActionSettings):
     """pixels a side of the middle of the picture after a transition, where the camera keeps the player, that relabelling by features reads
     beside them, with the way the player faces, learned from mirror images: LEFT and RIGHT turn the player, which changes next to nothing
     else. An even number; 0 for none"""
+    mirrored_samples: bool = False
+    """features are read by the mirror image of each sample too, on which LEFT and RIGHT are exchanged: for games that look and play the
+    same from both sides"""
     airborne_frames: int = 4
     """of so many frames after a take-off relabelled agents and the oracle learn the direction alone, and samples by which features are
     read teach it alone: UP does nothing there, and is noise"""

@@ -10,11 +10,12 @@ from bc_videos import LabelledVideos
 from scipy.special import softmax
 
 from genie_agents.action_mapping import FeatureClassifier
-from genie_agents.coinrun import AIRBORNE_ALIASES, TAKE_OFFS
+from genie_agents.coinrun import AIRBORNE_ALIASES, MIRRORED_ACTIONS, TAKE_OFFS
 from genie_agents.mirror import MirrorClassifier
 
 MIRROR_FRAMES = 20_000  # from which it is learned which way the player faces
 MIRROR_COPIES = 8  # of what was learned of that, as one of some hundred features would count for little
+MIRROR_COPIES_OF_MIRRORED_SAMPLES = 32  # it can be trusted more where what else tells LEFT from RIGHT has to be so in mirror images too
 
 
 class Transitions:
@@ -23,15 +24,20 @@ class Transitions:
     def __init__(self, settings: Settings, videos: LabelledVideos) -> None:
         self.settings, self.videos = settings, videos
         self._mirror_classifiers: dict[str, MirrorClassifier] = {}
+        self._mirrored_features: dict[tuple[str, int], np.ndarray] = {}
 
     def about(self) -> dict[str, Any]:
         """What `features` and `fit_keys` depend on, for stages made by them."""
         settings = self.settings
         return {
             "middle_pixels": settings.middle_pixels,
-            "mirror": [MIRROR_FRAMES, MIRROR_COPIES] if settings.middle_pixels else None,
+            "mirror": [MIRROR_FRAMES, self.mirror_copies] if settings.middle_pixels else None,
             "airborne_samples": [settings.airborne_frames, settings.relabelling_confidence] if settings.airborne_frames else None,
-        }
+        } | ({"mirrored_samples": True} if settings.mirrored_samples else {})
+
+    @property
+    def mirror_copies(self) -> int:
+        return MIRROR_COPIES_OF_MIRRORED_SAMPLES if self.settings.mirrored_samples else MIRROR_COPIES
 
     def features(self, difficulty: str, frames: np.ndarray) -> np.ndarray:
         """What tells of the transitions that lead from the frames (n,) of a difficulty, (n, 2 D + 3 P^2 + W): what the latent action model
@@ -41,6 +47,19 @@ class Transitions:
         if self.settings.middle_pixels:
             parts.append(self.looks(difficulty, self.videos.frames.frames[self.videos.first_frame(difficulty) + after]))
         return np.concatenate(parts, axis=1, dtype=np.float32)
+
+    def mirrored_features(self, difficulty: str, frames: np.ndarray) -> np.ndarray:
+        """What would tell of the same transitions as `features` had the video been mirrored, of frames (n,) that are usable."""
+        unknown = np.array([frame for frame in frames.tolist() if (difficulty, frame) not in self._mirrored_features], dtype=np.int64)
+        if len(unknown):
+            videos, labeller = self.videos, self.videos.labeller
+            clips = unknown[:, None] + np.arange(1 - labeller.model.config.context_frames, 2)
+            clips[:, 0] += videos.latent_actions[difficulty][clips[:, 0]] == -1  # an episode's first frame stands in for its past
+            pictures = np.stack([videos.frames.frames[clip] for clip in videos.first_frame(difficulty) + clips])[:, :, :, ::-1]
+            parts = [*labeller.describe(pictures).features[:, -2:].swapaxes(0, 1), self.looks(difficulty, pictures[:, -1])]
+            rows = np.concatenate(parts, axis=1, dtype=np.float32)
+            self._mirrored_features |= {(difficulty, frame): row for frame, row in zip(unknown.tolist(), rows, strict=True)}
+        return np.stack([self._mirrored_features[difficulty, frame] for frame in frames.tolist()])
 
     def past_features(self, difficulty: str, frames: np.ndarray) -> np.ndarray:
         """What the latent action model sees in the frames (n,) of a difficulty and in those before them: (n, 2 D)."""
@@ -67,17 +86,29 @@ class Transitions:
             return np.empty((len(pictures), 0), np.float32)
         middles = middle(pictures, self.settings.middle_pixels)
         mirrored = self.mirror_classifier(difficulty).log_odds(middles)
-        return np.concatenate([middles.reshape(len(middles), -1) / np.float32(255), np.repeat(mirrored[:, None], MIRROR_COPIES, 1)], axis=1)
+        return np.concatenate(
+            [middles.reshape(len(middles), -1) / np.float32(255), np.repeat(mirrored[:, None], self.mirror_copies, 1)], axis=1
+        )
 
     def fit_keys(self, difficulty: str, samples: np.ndarray, *, hidden: int = 0, seed: int = 0) -> FeatureClassifier:
         """From what tells of transitions to keys, by the true actions of the frames (n,) of a difficulty.
 
         Held on after a take-off UP does nothing, and learned as UP it makes every rising frame look like a take-off. So samples in the
         `airborne_frames` after a frame that a first fit names a take-off with confidence teach their direction alone, by two further fits.
+        With `mirrored_samples` each is learned from as the mirrored video would show it, too, unless its key is then LEFT+UP, or any
+        other than a direction, and no sample has it: the videos seem to have none.
         """
         settings, videos = self.settings, self.videos
         features, keys = self.features(difficulty, samples), videos.true_actions[difficulty][samples]
-        classifier = FeatureClassifier.fit(features, keys, hidden=hidden, seed=seed)
+        mirrored_features = self.mirrored_features(difficulty, samples) if settings.mirrored_samples else features[:0]
+
+        def fit(keys: np.ndarray) -> FeatureClassifier:
+            mirrored = MIRRORED_ACTIONS[keys[: len(mirrored_features)]]
+            learned = np.isin(mirrored, [*AIRBORNE_ALIASES, *keys])
+            both = np.concatenate([features, mirrored_features[learned]])
+            return FeatureClassifier.fit(both, np.concatenate([keys, mirrored[learned]]), hidden=hidden, seed=seed)
+
+        classifier = fit(keys)
         jumping = np.isin(keys, TAKE_OFFS)
         before = samples[jumping, None] - np.arange(1, settings.airborne_frames + 1)
         same_episode = np.logical_and.accumulate((before >= 0) & (videos.latent_actions[difficulty][before] >= 0), axis=1)  # -1 ends one
@@ -93,7 +124,7 @@ class Transitions:
                 break
             learned = keys.copy()
             learned[jumping] = np.where(held, AIRBORNE_ALIASES[keys[jumping]], keys[jumping])
-            classifier = FeatureClassifier.fit(features, learned, hidden=hidden, seed=seed)
+            classifier = fit(learned)
         return classifier
 
 

@@ -51,6 +51,8 @@ ALIASES = np.array([*range(9), *[NOOP] * 6], dtype=np.int64)
 AIRBORNE_ALIASES = np.array([1, 1, 1, 4, 4, 4, 7, 7, 7, *[NOOP] * 6], dtype=np.int64)
 # On the ground DOWN equals no vertical key, save on crates, which it drops through: 6 groups.
 GROUND_ALIASES = np.array([1, 1, 2, 4, 4, 5, 7, 7, 8, *[NOOP] * 6], dtype=np.int64)
+# CoinRun looks and plays the same from both sides: which key does in a mirror image of the game what each key does in the game.
+MIRRORED_ACTIONS = np.array([6, 7, 8, 3, 4, 5, 0, 1, 2, *range(9, 15)], dtype=np.int64)
 
 
 @dataclass(frozen=True)
