@@ -15,7 +15,7 @@ from genie_agents.mirror import MirrorClassifier
 
 MIRROR_FRAMES = 20_000  # from which it is learned which way the player faces
 MIRROR_COPIES = 8  # of what was learned of that, as one of some hundred features would count for little
-MIRROR_COPIES_OF_MIRRORED_SAMPLES = 32  # it can be trusted more where what else tells LEFT from RIGHT has to be so in mirror images too
+MIRROR_EMPHASIS = 256  # by mirrored samples, over their number: the fewer, the more is trusted to what was learned without a label
 
 
 class Transitions:
@@ -31,13 +31,9 @@ class Transitions:
         settings = self.settings
         return {
             "middle_pixels": settings.middle_pixels,
-            "mirror": [MIRROR_FRAMES, self.mirror_copies] if settings.middle_pixels else None,
+            "mirror": [MIRROR_FRAMES, MIRROR_COPIES] if settings.middle_pixels else None,
             "airborne_samples": [settings.airborne_frames, settings.relabelling_confidence] if settings.airborne_frames else None,
-        } | ({"mirrored_samples": True} if settings.mirrored_samples else {})
-
-    @property
-    def mirror_copies(self) -> int:
-        return MIRROR_COPIES_OF_MIRRORED_SAMPLES if self.settings.mirrored_samples else MIRROR_COPIES
+        } | ({"mirrored_samples": MIRROR_EMPHASIS} if settings.mirrored_samples else {})
 
     def features(self, difficulty: str, frames: np.ndarray) -> np.ndarray:
         """What tells of the transitions that lead from the frames (n,) of a difficulty, (n, 2 D + 3 P^2 + W): what the latent action model
@@ -86,9 +82,7 @@ class Transitions:
             return np.empty((len(pictures), 0), np.float32)
         middles = middle(pictures, self.settings.middle_pixels)
         mirrored = self.mirror_classifier(difficulty).log_odds(middles)
-        return np.concatenate(
-            [middles.reshape(len(middles), -1) / np.float32(255), np.repeat(mirrored[:, None], self.mirror_copies, 1)], axis=1
-        )
+        return np.concatenate([middles.reshape(len(middles), -1) / np.float32(255), np.repeat(mirrored[:, None], MIRROR_COPIES, 1)], axis=1)
 
     def fit_keys(self, difficulty: str, samples: np.ndarray, *, hidden: int = 0, seed: int = 0) -> FeatureClassifier:
         """From what tells of transitions to keys, by the true actions of the frames (n,) of a difficulty.
@@ -100,13 +94,16 @@ class Transitions:
         """
         settings, videos = self.settings, self.videos
         features, keys = self.features(difficulty, samples), videos.true_actions[difficulty][samples]
-        mirrored_features = self.mirrored_features(difficulty, samples) if settings.mirrored_samples else features[:0]
+        mirrored_features, emphasis = features[:0], np.ones(features.shape[1], dtype=np.float32)
+        if settings.mirrored_samples:
+            mirrored_features = self.mirrored_features(difficulty, samples)
+            emphasis[features.shape[1] - MIRROR_COPIES * bool(settings.middle_pixels) :] = MIRROR_EMPHASIS / len(samples)
 
         def fit(keys: np.ndarray) -> FeatureClassifier:
             mirrored = MIRRORED_ACTIONS[keys[: len(mirrored_features)]]
             learned = np.isin(mirrored, [*AIRBORNE_ALIASES, *keys])
-            both = np.concatenate([features, mirrored_features[learned]])
-            return FeatureClassifier.fit(both, np.concatenate([keys, mirrored[learned]]), hidden=hidden, seed=seed)
+            both, their_keys = np.concatenate([features, mirrored_features[learned]]), np.concatenate([keys, mirrored[learned]])
+            return FeatureClassifier.fit(both, their_keys, emphasis=emphasis, hidden=hidden, seed=seed)
 
         classifier = fit(keys)
         jumping = np.isin(keys, TAKE_OFFS)

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 from bc_coinrun import Study
 from bc_settings import PRESETS
+from bc_transitions import MIRROR_COPIES
 
 from genie_agents.cloning import Videos
 from genie_agents.coinrun import LEFT, RIGHT, RIGHT_UP
@@ -54,7 +55,7 @@ def test_mirrored_features_are_those_of_the_mirrored_video(monkeypatch):
     mirrored = study_of(frames[:, :, ::-1], keys, monkeypatch).agents.transitions
     usable = as_seen.videos.usable("easy")
     expected = mirrored.features("easy", usable)
-    of_looks = expected.shape[1] - mirrored.mirror_copies  # by another network, as it was learned from other pictures
+    of_looks = expected.shape[1] - MIRROR_COPIES  # by another network, as it was learned from other pictures
     found = as_seen.agents.transitions.mirrored_features("easy", usable)
     episode_begins = np.isin(usable, (2, 32))  # the frame before the first usable transition was described from one frame less
     np.testing.assert_allclose(found[~episode_begins, :of_looks], expected[~episode_begins, :of_looks], atol=0.05)  # of bfloat16

@@ -148,3 +148,18 @@ def test_a_classifier_may_have_any_number_of_labels_of_any_width():
     labels = np.arange(20, dtype=np.int32).repeat(5)
     classifier = FeatureClassifier.fit(features, labels, num_actions=20)
     np.testing.assert_array_equal(classifier.predict(features), labels)
+
+
+def test_few_samples_read_the_feature_that_is_emphasised_from_among_noise():
+    """The last of 200 features tells the action."""
+    rng = np.random.default_rng(0)
+    actions = rng.integers(0, 2, 1000)
+    features = rng.normal(size=(1000, 200)).astype(np.float32)
+    features[:, -1] += np.where(actions == 1, 2, -2)
+    right = {}
+    for loud in (1, 20):
+        emphasis = np.ones(200, dtype=np.float32)
+        emphasis[-1] = loud
+        classifier = FeatureClassifier.fit(features[:16], actions[:16], emphasis=emphasis)
+        right[loud] = (classifier.predict(features[16:]) == actions[16:]).mean()
+    assert right[1] < 0.9 < right[20]
