@@ -80,4 +80,4 @@ def test_mirrored_samples_teach_a_key_that_no_sample_has(monkeypatch):
         named[mirrored_samples] = transitions.fit_keys("easy", samples).predict(transitions.features("easy", np.arange(2, count - 1)))
     assert (named[False] == RIGHT).all()
     assert (named[True] == keys[2:-1]).mean() > 0.98
-    assert (named[True] == LEFT)[keys[2:-1] == LEFT].mean() > 0.9
+    assert (named[True] == LEFT)[keys[2:-1] == LEFT].mean() > 0.6

@@ -157,9 +157,9 @@ def test_few_samples_read_the_feature_that_is_emphasised_from_among_noise():
     features = rng.normal(size=(1000, 200)).astype(np.float32)
     features[:, -1] += np.where(actions == 1, 2, -2)
     right = {}
-    for loud in (1, 20):
+    for loud in (1, 50):
         emphasis = np.ones(200, dtype=np.float32)
         emphasis[-1] = loud
         classifier = FeatureClassifier.fit(features[:16], actions[:16], emphasis=emphasis)
         right[loud] = (classifier.predict(features[16:]) == actions[16:]).mean()
-    assert right[1] < 0.9 < right[20]
+    assert right[1] < 0.6 and right[50] > 0.95
