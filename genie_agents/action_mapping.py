@@ -151,6 +151,8 @@ class FeatureClassifier:
         if features.ndim != 2 or actions.shape != features.shape[:1] or len(actions) == 0:
             raise ValueError(f"need features (N, F) and as many actions, at least one; got shapes {features.shape} and {actions.shape}")
         check_actions(actions, num_actions)
+        if emphasis is not None and emphasis.shape != features.shape[1:]:
+            raise ValueError(f"need an emphasis for each of {features.shape[1]} features; got shape {emphasis.shape}")
         if not np.isfinite(features).all():
             raise ValueError("features must be finite; found NaN or infinity, so train the latent action model that gave them anew")
         mean, scale = features.mean(0), features.std(0) + 1e-6

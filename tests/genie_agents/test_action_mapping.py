@@ -132,6 +132,8 @@ def test_bad_features_are_refused():
     ):
         with pytest.raises(ValueError, match=message):
             FeatureClassifier.fit(features, actions)
+    with pytest.raises(ValueError, match=r"each of 4 features; got shape \(3,\)"):
+        FeatureClassifier.fit(np.eye(4), np.arange(4), emphasis=np.ones(3))
 
 
 def test_a_classifier_names_no_action_that_no_sample_had():
