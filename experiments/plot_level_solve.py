@@ -9,6 +9,7 @@ import csv
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
 from types import MappingProxyType
 
@@ -38,6 +39,8 @@ STYLES = {
     "constant_right_up": ("constant RIGHT+UP", "#7a7a7a", None),
     "random": ("random", "#b5b5b5", None),
 }
+
+OTHERS_LINES = (":", "-.")
 
 Percents = dict[tuple[str, str, int], list[float]]
 
@@ -86,18 +89,10 @@ def plot(percents: Percents, output: Path, others: Mapping[str, Percents] = Mapp
                 axis.axhspan(low, high, color=color, alpha=0.08, linewidth=0)
             if marker is not None:
                 draw_curve(axis, percents, agent, difficulty, label, color=color, marker=marker)
-                for name, other in others.items() if agent != "n_label_bc" else ():
-                    draw_curve(
-                        axis,
-                        other,
-                        agent,
-                        difficulty,
-                        f"{label}; {name}",
-                        color=color,
-                        marker=marker,
-                        linestyle=":",
-                        markerfacecolor="white",
-                    )
+                there = [name for name in others if any((a, d) == (agent, difficulty) for a, d, _ in others[name])]
+                for name, linestyle in zip(there, cycle(OTHERS_LINES)) if agent != "n_label_bc" else ():
+                    style = {"color": color, "marker": marker, "linestyle": linestyle, "markerfacecolor": "white"}
+                    draw_curve(axis, others[name], agent, difficulty, f"{label}; {name}", **style)
         axis.set_title(f"CoinRun, {difficulty}")
         axis.set_xlabel("labelled samples N")
         samples = sorted({n for results in (percents, *others.values()) for _, d, n in results if d == difficulty and n > 0})
@@ -134,7 +129,8 @@ class Settings:
     results: tyro.conf.Positional[tuple[Path, ...]]
     """results.csv of one or several runs, of other agents each"""
     others: dict[str, Path] = field(default_factory=dict)
-    """a name and the results.csv of a run with another latent action model, whose Genie agents are drawn beside the first"""
+    """a name and the results.csv of a run with other options, another latent action model, say, whose Genie agents are drawn beside the
+    first"""
     output: Path = Path("level_solve.png")
     """picture to write"""
 
