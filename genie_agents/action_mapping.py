@@ -146,7 +146,8 @@ class FeatureClassifier:
         By `emphasis` (F,), once they are standardised, the features are multiplied: what is known to tell more is learned from sooner.
 
         Raises:
-            ValueError: no samples, arrays of different length, features that are not finite, or an action out of range.
+            ValueError: no samples, arrays of different length, features that are not finite, an action out of range, or an emphasis of
+                another length than a sample has features.
         """
         if features.ndim != 2 or actions.shape != features.shape[:1] or len(actions) == 0:
             raise ValueError(f"need features (N, F) and as many actions, at least one; got shapes {features.shape} and {actions.shape}")
