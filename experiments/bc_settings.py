@@ -148,7 +148,8 @@ class Settings(LatentActionSettings):
     else. An even number; 0 for none"""
     mirrored_samples: bool = False
     """features are read by the mirror image of each sample too, on which LEFT and RIGHT are exchanged, and the fewer the samples, the more
-    counts the way the player faces: for games that look and play the same from both sides. 16 samples do on easy levels then"""
+    counts the way the player faces: for games that look and play the same from both sides. 16 samples do on easy levels then, 32 on hard
+    ones"""
     airborne_frames: int = 4
     """of so many frames after a take-off relabelled agents and the oracle learn the direction alone, and samples by which features are
     read teach it alone: UP does nothing there, and is noise"""
