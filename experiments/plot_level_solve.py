@@ -40,7 +40,7 @@ STYLES = {
     "random": ("random", "#b5b5b5", None),
 }
 
-OTHERS_LINES = (":", "-.")
+OTHERS_LINES = (":", "-.", (0, (5, 1)))
 
 Percents = dict[tuple[str, str, int], list[float]]
 
