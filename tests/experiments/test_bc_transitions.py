@@ -81,3 +81,7 @@ def test_mirrored_samples_teach_a_key_that_no_sample_has(monkeypatch):
     assert (named[False] == RIGHT).all()
     assert (named[True] == keys[2:-1]).mean() > 0.98
     assert (named[True] == LEFT)[keys[2:-1] == LEFT].mean() > 0.6
+    louder = transitions.fit_keys("easy", samples[:32]).scale, transitions.fit_keys("easy", np.tile(samples[:32], 2)).scale
+    expected = np.ones(len(louder[0]))
+    expected[-MIRROR_COPIES:] = 2  # by half as many samples, twice as loud
+    np.testing.assert_allclose(louder[1] / louder[0], expected, rtol=1e-5)

@@ -17,12 +17,14 @@ from genie_agents.coinrun import (
     GROUND_ALIASES,
     MAX_EPISODE_STEPS,
     MAX_EPISODE_STEPS_OF,
+    MIRRORED_ACTIONS,
     NOOP,
     NUM_ACTIONS,
     RIGHT,
     RIGHT_UP,
     SHORTEST_JUMP,
     TEST_LEVELS,
+    UP,
     VALIDATION_LEVELS,
     WORLD_MODEL_LEVELS,
     ProcgenEnv,
@@ -30,7 +32,7 @@ from genie_agents.coinrun import (
     make_vector_env,
 )
 from genie_agents.demonstrations import on_ground
-from genie_agents.experts.game_state import _Reader
+from genie_agents.experts.game_state import _Reader, read_state
 
 
 def play(env, actions):
@@ -208,3 +210,19 @@ def test_aliases_do_the_same_in_the_game(height):
         for table in (ALIASES, aliases):
             for action, representative in enumerate(table):
                 np.testing.assert_array_equal(after[action], after[representative])
+
+
+@pytest.mark.parametrize("keys", [[], [UP, UP]], ids=["ground", "air"])
+def test_mirrored_actions_move_as_far_to_the_other_side(keys):
+    env = ProcgenEnv()
+    env.reset(options={"level_seed": 0})
+    play(env, [RIGHT] * 4 + [NOOP] * 10 + keys)  # away from the wall, and at rest
+    state, moved = env.get_state(), []
+    before = read_state(state.simulator)
+    for action in range(NUM_ACTIONS):
+        env.set_state(state)
+        env.step(action)
+        after = read_state(env.get_state().simulator)
+        moved.append([after.x - before.x, after.y - before.y])
+    assert np.ptp(moved, axis=0)[0] > 0.02
+    np.testing.assert_allclose(moved, np.array(moved)[MIRRORED_ACTIONS] * [-1, 1], atol=1e-5)
