@@ -178,7 +178,7 @@ class Agents:
         labelled = recipe is not None or settings.uncertainty_sampling  # the oracle too: it reads features that come with labels
         sources = [videos.labels(d) if labelled else videos.demonstrations(d) for d in settings.difficulties]
         about = {"seed": seed, "batch_size": settings.cloning_batch_size, "balance": settings.label_balance}
-        about |= {"uncertainty_sampling": settings.uncertainty_sampling}
+        about |= {"uncertainty_sampling": [FORETELLING_SAMPLES, UNSURE, SURE_CHANCE] if settings.uncertainty_sampling else None}
         about |= {name: dataclasses.asdict(getattr(settings, name)) for name in ("policy", "cloning")}
         if recipe is None:
             name = "oracle"

@@ -9,12 +9,8 @@ from bc_settings import POOL, Settings
 from bc_transitions import Transitions
 from bc_videos import LabelledVideos
 
-from genie_agents.coinrun import AIRBORNE_ALIASES
-
 FIRST_QUESTIONS = 8  # spread over the latent actions
 UNLIKE_QUESTIONS = 8  # of frames that look least like those asked for before
-UNLIKE_AT_A_TIME = 4
-HELD = 8  # frames that are asked for after the first of a press
 
 
 class Samples:
@@ -26,7 +22,7 @@ class Samples:
 
     def about_questions(self) -> dict[str, Any]:
         """What `questioned` depends on, for stages made by it."""
-        return {"questions": [FIRST_QUESTIONS, UNLIKE_QUESTIONS]} | self.transitions.about()
+        return {"questions": [FIRST_QUESTIONS, UNLIKE_QUESTIONS, POOL]} | self.transitions.about()
 
     def spread(self, difficulty: str, seed: int, count: int) -> np.ndarray:
         """The frames of a difficulty whose true action may be seen, drawn evenly over the latent actions; more contain the fewer.
@@ -42,9 +38,7 @@ class Samples:
 
         First those of `spread`, then those that look least like all that were asked for (`farthest_first`), in the middle of the picture
         if that is read: a player who faces the other way stands out there, however seldom. From then on a linear layer is fitted again and
-        again, and asks where it is least sure between two keys (margin sampling, Scheffer et al. 2001). Of each press of a direction that
-        is not the common one the following frames are asked for, until the common one is back: held on, a key does not look as when just
-        pressed.
+        again, and asks where it is least sure between two keys (margin sampling, Scheffer et al. 2001).
         """
         if len(self._questioned.get((difficulty, seed), ())) < count:
             self._questioned[difficulty, seed] = self._ask(difficulty, seed, count)
@@ -53,41 +47,22 @@ class Samples:
     def _ask(self, difficulty: str, seed: int, count: int) -> np.ndarray:
         """The first `count` questions or some more; fewer where there are no frames left to ask about."""
         videos, transitions = self.videos, self.transitions
-        keys, usable = videos.true_actions[difficulty], videos.usable(difficulty)
-        directions = AIRBORNE_ALIASES[keys]
-        unasked = np.isin(np.arange(len(keys)), usable)
-        pool = np.random.default_rng((self.settings.seed, seed)).permutation(usable)[:POOL]
+        pool = np.random.default_rng((self.settings.seed, seed)).permutation(videos.usable(difficulty))[:POOL]
         features = transitions.features(difficulty, pool)
-        first_look = 2 * videos.frame_features[difficulty].shape[1] if self.settings.middle_pixels else 0
-        mean, scale = features[:, first_look:].mean(axis=0), features[:, first_look:].std(axis=0) + 1e-6
-        questions = self.spread(difficulty, seed, min(FIRST_QUESTIONS, len(usable)))
-        common = np.bincount(directions[questions], minlength=1).argmax()
-        chosen: list[int] = []
-        while True:
-            unasked[questions] = False
-            chosen += questions.tolist()
-            for frame in questions[directions[questions] != common]:
-                for follower in range(frame + 1, frame + 1 + HELD):
-                    if not unasked[follower]:
-                        break
-                    unasked[follower] = False
-                    chosen.append(follower)
-                    if directions[follower] == common:
-                        break
-            candidates = np.flatnonzero(unasked[pool])
-            if len(chosen) >= count or not len(candidates):
-                return np.array(chosen)
-            if len(chosen) < FIRST_QUESTIONS + UNLIKE_QUESTIONS:
-                asked = transitions.features(difficulty, np.array(chosen))[:, first_look:]
-                looks = (features[candidates][:, first_look:] - mean) / scale
-                questions = pool[candidates[farthest_first(looks, (asked - mean) / scale, UNLIKE_AT_A_TIME)]]
-            else:
-                logits = np.sort(transitions.fit_keys(difficulty, np.array(chosen)).logits(features[candidates]), axis=1)
-                nearest = candidates[np.argsort(logits[:, -1] - logits[:, -2], kind="stable")]
-                # few at a time, as each answer moves the border, and some of many there, as those nearest to it look alike
-                number = max(1, len(chosen) // 16)
-                generator = np.random.default_rng((self.settings.seed, seed, len(chosen)))
-                questions = generator.permutation(pool[nearest[: 5 * number]])[:number]
+        looks = features[:, 2 * videos.frame_features[difficulty].shape[1] : -1] if self.settings.middle_pixels else features
+        looks = (looks - looks.mean(axis=0)) / (looks.std(axis=0) + 1e-6)
+        chosen = spread_over(np.arange(len(pool)), videos.latent_actions[difficulty][pool])[:FIRST_QUESTIONS]
+        unasked = np.setdiff1d(np.arange(len(pool)), chosen)
+        chosen = np.append(chosen, unasked[farthest_first(looks[unasked], looks[chosen], UNLIKE_QUESTIONS)])
+        while len(chosen) < min(count, len(pool)):
+            unasked = np.setdiff1d(np.arange(len(pool)), chosen)
+            logits = np.sort(transitions.fit_keys(difficulty, pool[chosen]).logits(features[unasked]), axis=1)
+            nearest = unasked[np.argsort(logits[:, -1] - logits[:, -2], kind="stable")]
+            # few at a time, as each answer moves the border, and some of many there, as those nearest to it look alike
+            number = max(1, len(chosen) // 16)
+            generator = np.random.default_rng((self.settings.seed, seed, len(chosen)))
+            chosen = np.append(chosen, generator.permutation(nearest[: 5 * number])[:number])
+        return pool[chosen]
 
 
 def spread_over(samples: np.ndarray, groups: np.ndarray) -> np.ndarray:
@@ -108,7 +83,7 @@ def farthest_first(points: np.ndarray, known: np.ndarray, number: int) -> np.nda
         chosen.append(int(distance.argmax()))
         distance = np.minimum(distance, np.square(points - points[chosen[-1]]).sum(axis=1))
         distance[chosen[-1]] = -1  # of points that are alike, none is chosen twice
-    return np.array(chosen)
+    return np.array(chosen, dtype=np.int64)
 
 
 def check_number(samples: np.ndarray, count: int) -> np.ndarray:

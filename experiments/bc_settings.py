@@ -145,11 +145,10 @@ class Settings(LatentActionSettings):
     middle_pixels: int = 6
     """pixels a side of the middle of the picture after a transition, where the camera keeps the player, that relabelling by features reads
     beside them, with the way the player faces, learned from mirror images: LEFT and RIGHT turn the player, which changes next to nothing
-    else. An even number; 0 for none"""
-    mirrored_samples: bool = False
-    """features are read by the mirror image of each sample too, on which LEFT and RIGHT are exchanged, and the fewer the samples, the more
-    counts the way the player faces: for games that look and play the same from both sides. 16 samples do on easy levels then, 32 on hard
-    ones"""
+    else; the fewer the samples, the more the latter counts. An even number; 0 for none"""
+    mirrored_samples: bool = True
+    """relabelling by features learns from the mirror image of each sample too, in which LEFT and RIGHT are exchanged: CoinRun looks and
+    plays the same from both sides"""
     airborne_frames: int = 4
     """of so many frames after a take-off relabelled agents and the oracle learn the direction alone, and samples by which features are
     read teach it alone: UP does nothing there, and is noise"""
@@ -172,8 +171,8 @@ class Settings(LatentActionSettings):
     labelled_samples: tuple[int, ...] = (16, 64, 200, 1024)
     """numbers N of labelled samples, of each difficulty, for the mapping and for N-label BC"""
     relabelled_samples: tuple[int, ...] = (200,)
-    """the same for agents whose videos are relabelled: each number takes a cloning of its own. Where features are read, 16 samples
-    mislead without mirrored_samples; 32 do on easy levels, 200 on hard ones"""
+    """the same for agents whose videos are relabelled: each number takes a cloning of its own. Without mirrored_samples
+    fewer than 200 are too few on hard levels"""
     seeds: int = 5
     """seeds: each plays other levels; those of N-label BC and of agents cloned on latent actions draw other labelled samples too"""
     evaluation_levels: int = 100

@@ -11,11 +11,10 @@ from scipy.special import softmax
 
 from genie_agents.action_mapping import FeatureClassifier
 from genie_agents.coinrun import AIRBORNE_ALIASES, MIRRORED_ACTIONS, TAKE_OFFS
-from genie_agents.mirror import MirrorClassifier
+from genie_agents.mirror import HIDDEN, STEPS, WEIGHT_DECAY, MirrorClassifier
 
 MIRROR_FRAMES = 20_000  # from which it is learned which way the player faces
-MIRROR_COPIES = 8  # of what was learned of that, as one of some hundred features would count for little
-MIRROR_EMPHASIS = 256  # by mirrored samples, over their number: the fewer, the more is trusted to what was learned without a label
+MIRROR_EMPHASIS = 2048  # on what was learned of that, over the number of samples: the fewer, the more is trusted to what needs none
 
 
 class Transitions:
@@ -30,13 +29,14 @@ class Transitions:
         """What `features` and `fit_keys` depend on, for stages made by them."""
         settings = self.settings
         return {
+            "mirrored_samples": settings.mirrored_samples,
             "middle_pixels": settings.middle_pixels,
-            "mirror": [MIRROR_FRAMES, MIRROR_COPIES] if settings.middle_pixels else None,
+            "mirror": [MIRROR_FRAMES, MIRROR_EMPHASIS, HIDDEN, STEPS, WEIGHT_DECAY] if settings.middle_pixels else None,
             "airborne_samples": [settings.airborne_frames, settings.relabelling_confidence] if settings.airborne_frames else None,
-        } | ({"mirrored_samples": MIRROR_EMPHASIS} if settings.mirrored_samples else {})
+        }
 
     def features(self, difficulty: str, frames: np.ndarray) -> np.ndarray:
-        """What tells of the transitions that lead from the frames (n,) of a difficulty, (n, 2 D + 3 P^2 + W): what the latent action model
+        """What tells of the transitions that lead from the frames (n,) of a difficulty, (n, 2 D + 3 P^2 + 1): what the latent action model
         sees before and after them, and how the player `looks` after them, where that is read."""
         features, after = self.videos.frame_features[difficulty], frames + 1
         parts = [features[frames], features[after]]
@@ -73,8 +73,8 @@ class Transitions:
         return self._mirror_classifiers[difficulty]
 
     def looks(self, difficulty: str, pictures: np.ndarray) -> np.ndarray:
-        """What the `middle` of pictures (n, H, W, 3) uint8 shows of the player, (n, 3 P^2 + W): its P x P pixels, and, W times, how much
-        they look like a mirror image. (n, 0) where `middle_pixels` are none.
+        """What the `middle` of pictures (n, H, W, 3) uint8 shows of the player, (n, 3 P^2 + 1): its P x P pixels, and how much they
+        look like a mirror image. (n, 0) where `middle_pixels` are none.
 
         Of a player's stance the latent action model's features tell little: there motion counts, as it changes most of the picture. Which
         way a player faces, a linear layer cannot read from the pixels of players that look differently, as on hard levels."""
@@ -82,7 +82,7 @@ class Transitions:
             return np.empty((len(pictures), 0), np.float32)
         middles = middle(pictures, self.settings.middle_pixels)
         mirrored = self.mirror_classifier(difficulty).log_odds(middles)
-        return np.concatenate([middles.reshape(len(middles), -1) / np.float32(255), np.repeat(mirrored[:, None], MIRROR_COPIES, 1)], axis=1)
+        return np.concatenate([middles.reshape(len(middles), -1) / np.float32(255), mirrored[:, None]], axis=1)
 
     def fit_keys(self, difficulty: str, samples: np.ndarray, *, hidden: int = 0, seed: int = 0) -> FeatureClassifier:
         """From what tells of transitions to keys, by the true actions of the frames (n,) of a difficulty.
@@ -94,10 +94,10 @@ class Transitions:
         """
         settings, videos = self.settings, self.videos
         features, keys = self.features(difficulty, samples), videos.true_actions[difficulty][samples]
-        mirrored_features, emphasis = features[:0], np.ones(features.shape[1], dtype=np.float32)
-        if settings.mirrored_samples:
-            mirrored_features = self.mirrored_features(difficulty, samples)
-            emphasis[features.shape[1] - MIRROR_COPIES * bool(settings.middle_pixels) :] = MIRROR_EMPHASIS / len(samples)
+        mirrored_features = self.mirrored_features(difficulty, samples) if settings.mirrored_samples else features[:0]
+        emphasis = np.ones(features.shape[1], dtype=np.float32)
+        if settings.middle_pixels:
+            emphasis[-1] = MIRROR_EMPHASIS / len(samples)
 
         def fit(keys: np.ndarray) -> FeatureClassifier:
             mirrored = MIRRORED_ACTIONS[keys[: len(mirrored_features)]]

@@ -166,6 +166,9 @@ class FeatureClassifier:
             network: nn.Module = nn.Linear(hidden or features.shape[1], len(known_actions))
             if hidden:
                 network = nn.Sequential(nn.Linear(features.shape[1], hidden), nn.ReLU(), network)
+            else:  # a layer alone needs no random beginning, of which, where there are few samples, too much would be left in the end
+                for parameter in network.parameters():
+                    nn.init.zeros_(parameter)
         inputs, targets = torch.from_numpy((features - mean) / scale).float(), torch.from_numpy(indices)
         optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2, weight_decay=weight_decay)
         for _ in range(steps):

@@ -39,7 +39,11 @@ def test_only_what_the_past_does_not_foretell_is_uncertain(monkeypatch):
 
 def test_frames_of_whose_key_relabelling_is_in_doubt_are_not_learned_from(monkeypatch, tmp_path):
     """The features after a transition tell the key, but for a twentieth of the frames they lie between those of both keys."""
-    study = Study(dataclasses.replace(PRESETS["smoke"], difficulties=("easy",), airborne_frames=0, middle_pixels=0, runs=tmp_path))
+    study = Study(
+        dataclasses.replace(
+            PRESETS["smoke"], difficulties=("easy",), airborne_frames=0, middle_pixels=0, mirrored_samples=False, runs=tmp_path
+        )
+    )
     videos, agents, rng, count, given = study.videos, study.agents, np.random.default_rng(0), 1000, []
     keys, vague = np.where(rng.random(count) < 0.5, RIGHT, RIGHT_UP), rng.random(count) < 0.05
     features = np.zeros((count + 1, 16), dtype=np.float16)
@@ -87,7 +91,9 @@ def test_a_cloning_goes_on_with_what_it_was_begun_with(monkeypatch, tmp_path):
 def test_early_in_a_jump_relabelling_tells_the_direction_alone(monkeypatch):
     """The features after a transition tell the key, but of the two frames after a take-off, every tenth, that they rise, not whether UP is
     held on."""
-    study = Study(dataclasses.replace(PRESETS["smoke"], airborne_frames=2, middle_pixels=0, relabelling_confidence=0.6))
+    study = Study(
+        dataclasses.replace(PRESETS["smoke"], airborne_frames=2, middle_pixels=0, mirrored_samples=False, relabelling_confidence=0.6)
+    )
     videos, agents, place = study.videos, study.agents, np.arange(999) % 10
     early, held = (place == 6) | (place == 7), np.random.default_rng(0).random(999) < 0.5
     keys = np.where((place == 5) | (early & held), RIGHT_UP, RIGHT)
@@ -165,7 +171,7 @@ def test_oracle_and_paper_learn_from_true_and_latent_actions_and_less_often_from
 
 def test_mappings_see_the_frame_in_which_a_key_is_chosen_and_relabelling_the_one_it_leads_to(monkeypatch):
     """The features of the frame after a transition tell its key, or those of the frame before; all codes are the same."""
-    study = Study(dataclasses.replace(PRESETS["smoke"], difficulties=("easy",), middle_pixels=0))
+    study = Study(dataclasses.replace(PRESETS["smoke"], difficulties=("easy",), middle_pixels=0, mirrored_samples=False))
     videos, agents, rng = study.videos, study.agents, np.random.default_rng(0)
     keys, codes = np.where(rng.random(500) < 0.5, RIGHT, RIGHT_UP), np.zeros(500, dtype=np.int64)
     monkeypatch.setitem(videos.__dict__, "latent_actions", {"easy": codes})
@@ -185,7 +191,7 @@ def test_mappings_see_the_frame_in_which_a_key_is_chosen_and_relabelling_the_one
 
 def test_relabelling_reads_the_middle_of_the_picture_after_a_transition(monkeypatch):
     """Two corners of the middle tell the key that led there; features, all other pixels and the other difficulty do not."""
-    study = Study(dataclasses.replace(PRESETS["smoke"], middle_pixels=6, airborne_frames=0))
+    study = Study(dataclasses.replace(PRESETS["smoke"], middle_pixels=6, mirrored_samples=False, airborne_frames=0))
     videos, agents, rng = study.videos, study.agents, np.random.default_rng(0)
     keys = {"easy": np.full(300, RIGHT), "hard": np.where(rng.random(1000) < 0.5, RIGHT, LEFT)}
     frames = rng.integers(0, 64, (1301, 64, 64, 3), dtype=np.uint8)
@@ -205,7 +211,7 @@ def test_relabelling_reads_the_middle_of_the_picture_after_a_transition(monkeypa
 
 def test_relabelling_reads_which_way_players_of_two_colours_face(monkeypatch):
     """The face is brighter than the body or darker, so that no sum over pixels tells where it is; one frame in 30 is LEFT."""
-    study = Study(dataclasses.replace(PRESETS["smoke"], difficulties=("easy",), middle_pixels=4, airborne_frames=0))
+    study = Study(dataclasses.replace(PRESETS["smoke"], difficulties=("easy",), middle_pixels=4, mirrored_samples=False, airborne_frames=0))
     videos, rng, count = study.videos, np.random.default_rng(0), 4000
     keys = np.where(rng.random(count) < 1 / 30, LEFT, RIGHT)
     frames = rng.integers(100, 110, (count + 1, 64, 64, 3), dtype=np.uint8)
@@ -218,7 +224,7 @@ def test_relabelling_reads_which_way_players_of_two_colours_face(monkeypatch):
     monkeypatch.setitem(videos.__dict__, "frames", Videos(frames, np.zeros(count + 1, dtype=np.int64)))
     labels, _ = study.agents.relabel("linear", "easy", 0, 200)
     assert (labels == keys)[:-1].mean() > 0.99
-    monkeypatch.setattr("bc_transitions.MIRROR_COPIES", 0)
+    monkeypatch.setattr("bc_transitions.MIRROR_EMPHASIS", 1e-6)
     unseen, _ = study.agents.relabel("linear", "easy", 0, 200)
     assert (unseen == LEFT)[keys == LEFT].mean() < 0.9
 

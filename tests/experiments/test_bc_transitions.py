@@ -5,7 +5,6 @@ import dataclasses
 import numpy as np
 from bc_coinrun import Study
 from bc_settings import PRESETS
-from bc_transitions import MIRROR_COPIES
 
 from genie_agents.cloning import Videos
 from genie_agents.coinrun import LEFT, RIGHT, RIGHT_UP
@@ -23,7 +22,7 @@ def test_samples_of_a_key_that_is_held_on_in_the_air_do_not_make_all_that_rises_
     features[1:, 8:] += np.where(rising, 1, 0)[:, None]
     named = {}
     for airborne_frames in (0, 2):
-        study = Study(dataclasses.replace(PRESETS["smoke"], middle_pixels=0, airborne_frames=airborne_frames))
+        study = Study(dataclasses.replace(PRESETS["smoke"], middle_pixels=0, mirrored_samples=False, airborne_frames=airborne_frames))
         videos, transitions = study.videos, study.agents.transitions
         monkeypatch.setitem(videos.__dict__, "latent_actions", {"easy": np.where(end, -1, 0)})
         monkeypatch.setitem(videos.__dict__, "true_actions", {"easy": keys})
@@ -55,7 +54,7 @@ def test_mirrored_features_are_those_of_the_mirrored_video(monkeypatch):
     mirrored = study_of(frames[:, :, ::-1], keys, monkeypatch).agents.transitions
     usable = as_seen.videos.usable("easy")
     expected = mirrored.features("easy", usable)
-    of_looks = expected.shape[1] - MIRROR_COPIES  # by another network, as it was learned from other pictures
+    of_looks = expected.shape[1] - 1  # by another network, as it was learned from other pictures
     found = as_seen.agents.transitions.mirrored_features("easy", usable)
     episode_begins = np.isin(usable, (2, 32))  # the frame before the first usable transition was described from one frame less
     np.testing.assert_allclose(found[~episode_begins, :of_looks], expected[~episode_begins, :of_looks], atol=0.05)  # of bfloat16
@@ -83,5 +82,5 @@ def test_mirrored_samples_teach_a_key_that_no_sample_has(monkeypatch):
     assert (named[True] == LEFT)[keys[2:-1] == LEFT].mean() > 0.6
     louder = transitions.fit_keys("easy", samples[:32]).scale, transitions.fit_keys("easy", np.tile(samples[:32], 2)).scale
     expected = np.ones(len(louder[0]))
-    expected[-MIRROR_COPIES:] = 2  # by half as many samples, twice as loud
+    expected[-1] = 2  # by half as many samples, twice as loud
     np.testing.assert_allclose(louder[1] / louder[0], expected, rtol=1e-5)
