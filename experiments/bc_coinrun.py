@@ -216,6 +216,7 @@ class Study:
         write_summary(settings.output, settings, self.cache.seconds, self.videos.labeller.identity, reports, read_results([results]))
 
 
+@refusing()
 def main() -> None:
     finder = argparse.ArgumentParser(add_help=False)
     finder.add_argument("--preset", default="demo", choices=PRESETS)
@@ -223,10 +224,8 @@ def main() -> None:
     settings = tyro.cli(Settings, default=PRESETS[preset], description=__doc__)
     check_options(settings)
     tune_cpu()
-    with refusing():
-        study = Study(settings)
     with stoppable(settings.runs, settings.minutes):
-        study.run()
+        Study(settings).run()
     print(f"results.csv, summary.json and the pictures are in {settings.output}")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,13 @@ from bc_settings import RECIPES, Settings
 from pictures import save
 from PIL import Image
 from plot_level_solve import Percents
-from report import machine
+from report import machine, write_json
 from tqdm import tqdm
 
 from genie_agents.coinrun import ACTION_NAMES, AIRBORNE_ALIASES, ALIASES, GROUND_ALIASES, TAKE_OFFS
 from genie_agents.demonstrations import find_ground_frames
 from genie_agents.evaluation import Agent, confidence_interval, evaluate
 from world_model.data import VideoFile
-from world_model.files import replace_when_written
 from world_model.metrics import code_use, majority_agreement, mutual_information, precision_and_recall
 
 
@@ -134,5 +132,4 @@ def write_summary(
         "machine": machine(),
         "settings": dataclasses.asdict(settings),
     }
-    with replace_when_written(output / "summary.json") as temporary:
-        temporary.write_text(json.dumps(summary, indent=1, default=str) + "\n")
+    write_json(output / "summary.json", summary)

@@ -254,10 +254,10 @@ def plot(found: Found, lengths: tuple[int, ...], real: Videos, imagined: Videos,
     plt.close(figure)
 
 
+@refusing()
 def main() -> None:
     settings = tyro.cli(Settings, description=__doc__)
-    with refusing():
-        genie = Genie.from_pretrained(settings.model).to("cuda" if torch.cuda.is_available() else "cpu")
+    genie = Genie.from_pretrained(settings.model).to("cuda" if torch.cuda.is_available() else "cpu")
     changed = {"steps": settings.steps, "temperature": settings.temperature, "anchor_frames": settings.anchor_frames}
     changed = {name: value for name, value in changed.items() if value is not None}
     if settings.anchor_frames == 0:

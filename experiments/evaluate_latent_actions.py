@@ -160,10 +160,10 @@ def as_tables(reports: dict[str, dict[str, Any]], on_ground: dict[int, dict[int,
     return f"{markdown_table(['', *reports], rows)}\n\n{markdown_table(columns, codes)}"
 
 
+@refusing()
 def main() -> None:
     settings = tyro.cli(Settings, description=__doc__)
-    with refusing():
-        labeller = LatentActionLabeller.from_pretrained(settings.model)
+    labeller = LatentActionLabeller.from_pretrained(settings.model)
     if settings.write_meanings and name_model_class(settings.model) != "Genie":
         raise SystemExit(f"--write-meanings: {settings.model} is no world; give the folder of a Genie, or leave the option out")
     tune_cpu()

@@ -186,10 +186,10 @@ def as_table(found: dict[str, dict[str, Any]], num_frames: int) -> str:
     return markdown_table(["clips", *rows["all"]], [[name, *row.values()] for name, row in rows.items()])
 
 
+@refusing()
 def main() -> None:
     settings = tyro.cli(Settings, description=__doc__)
-    with refusing():
-        genie = Genie.from_pretrained(settings.model).to("cuda" if torch.cuda.is_available() else "cpu")
+    genie = Genie.from_pretrained(settings.model).to("cuda" if torch.cuda.is_available() else "cpu")
     if settings.prompt_frames > (most := Rollout(genie, 1).max_prompt_frames):
         raise SystemExit(f"prompt_frames is {settings.prompt_frames}, and {settings.model} begins with {most} frames at most")
     videos = videos_to_judge_on(

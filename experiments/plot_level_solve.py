@@ -61,11 +61,15 @@ def read_results(paths: list[Path]) -> Percents:
             if rows.fieldnames != COLUMNS:
                 raise ValueError(f"{path} is no results.csv of bc_coinrun.py: its columns are {rows.fieldnames}, not {COLUMNS}")
             for row in rows:
-                key = (row["agent"], row["difficulty"], int(row["labelled_samples"] or 0))
+                try:
+                    key = (row["agent"], row["difficulty"], int(row["labelled_samples"] or 0))
+                    percent = 100 * int(row["levels_solved"]) / int(row["levels"])
+                except (TypeError, ValueError, ZeroDivisionError):
+                    raise ValueError(f"{path}: line {rows.line_num} is damaged; run bc_coinrun.py again, which writes it anew") from None
                 if (*key, row["seed"]) in seen:
                     raise ValueError(f"{path}: {row['agent']} on {row['difficulty']} levels, seed {row['seed']}, was in another run or row")
                 seen.add((*key, row["seed"]))
-                percents[key].append(100 * int(row["levels_solved"]) / int(row["levels"]))
+                percents[key].append(percent)
     return percents
 
 
@@ -135,9 +139,13 @@ class Settings:
     """picture to write"""
 
 
-if __name__ == "__main__":
+@refusing()
+def main() -> None:
     settings = tyro.cli(Settings, description=__doc__)
-    with refusing():
-        others = {name: read_results([path]) for name, path in settings.others.items()}
-        plot(read_results(list(settings.results)), settings.output, others)
+    others = {name: read_results([path]) for name, path in settings.others.items()}
+    plot(read_results(list(settings.results)), settings.output, others)
     print(f"wrote {settings.output}")
+
+
+if __name__ == "__main__":
+    main()

@@ -18,6 +18,13 @@ import torch
 from world_model.files import replace_when_written
 
 
+def write_json(path: Path, results: dict[str, Any]) -> None:
+    """The results, of which JSON knows no NaN and no infinity: null stands for a figure that is undefined."""
+    finite = json.loads(json.dumps(results, default=str), parse_constant=lambda _: None)
+    with replace_when_written(path) as temporary:
+        temporary.write_text(json.dumps(finite, indent=1) + "\n")
+
+
 def machine() -> dict[str, Any]:
     """The commit of the code, and what it runs on."""
     describe = ["git", "describe", "--always", "--dirty"]
@@ -48,8 +55,7 @@ def write_results(folder: Path, settings: Any, results: dict[str, Any]) -> None:
     command = shlex.join(["python", f"experiments/{Path(sys.argv[0]).name}", *sys.argv[1:]])
     everything = {"command": command, "machine": machine(), "settings": dataclasses.asdict(settings), **results}
     folder.mkdir(parents=True, exist_ok=True)
-    with replace_when_written(folder / "results.json") as temporary:
-        temporary.write_text(json.dumps(everything, indent=1, default=str) + "\n")
+    write_json(folder / "results.json", everything)
 
 
 def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -96,10 +96,10 @@ def clip_rows(genie: Genie, settings: Settings) -> list[tuple[str, torch.Tensor]
     ]
 
 
+@refusing()
 def main() -> None:
     settings = tyro.cli(Settings, description=__doc__)
-    with refusing():
-        genie = Genie.from_pretrained(settings.model).to("cuda" if torch.cuda.is_available() else "cpu")
+    genie = Genie.from_pretrained(settings.model).to("cuda" if torch.cuda.is_available() else "cpu")
     settings.output.mkdir(parents=True, exist_ok=True)
     if not all(0 <= prompt < len(genie.prompts) for prompt in settings.prompts):
         raise SystemExit(

@@ -5,17 +5,29 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import genie_agents
+import world_model
+
+OUR_CODE = tuple(Path(file).parent for file in (__file__, genie_agents.__file__, world_model.__file__))
+
 
 @contextmanager
 def refusing() -> Iterator[None]:
-    """Around what reads a user's settings and files: what is refused there ends the program with the sentence that says why."""
+    """Around a program's work: settings and files that it refuses, and a disk that does, end it with the sentence that says why. A
+    ValueError that our own code does not `raise`, but an array or a library does, is a defect of ours and keeps its traceback."""
     try:
         yield
-    except (FileNotFoundError, ValueError) as error:
+    except OSError as error:
+        raise SystemExit(str(error)) from None
+    except ValueError as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        if not (place.line or "").startswith("raise") or not any(Path(place.filename).is_relative_to(folder) for folder in OUR_CODE):
+            raise
         raise SystemExit(str(error)) from None
 
 

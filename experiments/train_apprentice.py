@@ -13,6 +13,7 @@ from pathlib import Path
 
 import tyro
 from progress import training_bar
+from stopping import refusing, stoppable
 
 from genie_agents.experts.apprentice import ApprenticeConfig, train_apprentice
 from world_model.training import TrainingConfig, make_fabric, tune_cpu
@@ -41,20 +42,29 @@ class Settings:
     """processes that play and learn together; each has its own games and memory, and takes a core"""
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        for name in ("num_envs", "batch_size", "memory_size", "devices"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; choose 1 or more")
+        if self.seed < 0:
+            raise ValueError(f"seed is {self.seed}; choose 0 or more")
 
+
+@refusing()
 def main() -> None:
     settings = tyro.cli(Settings, description=__doc__)
     tune_cpu()
     options = dict(vars(settings))
     fabric = make_fabric(devices=options.pop("devices"), accelerator="cpu")  # most of the time goes into planning
-    train_apprentice(
-        options.pop("folder"),
-        options.pop("network"),
-        options.pop("training"),
-        **options,
-        fabric=fabric,
-        on_step=training_bar("apprentice", settings.training.steps, hidden=not fabric.is_global_zero),
-    )
+    with stoppable(settings.folder):
+        train_apprentice(
+            options.pop("folder"),
+            options.pop("network"),
+            options.pop("training"),
+            **options,
+            fabric=fabric,
+            on_step=training_bar("apprentice", settings.training.steps, hidden=not fabric.is_global_zero),
+        )
 
 
 if __name__ == "__main__":

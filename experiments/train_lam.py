@@ -83,11 +83,11 @@ def card(settings: CardSettings, reports: dict[str, dict[str, Any]], seconds: di
     return "\n".join(lines) + "\n"
 
 
+@refusing()
 def main() -> None:
     settings = tyro.cli(CardSettings, description=__doc__)
     tune_cpu()
-    with refusing():
-        study = Study(Settings(train_lam=True, **vars(settings)))
+    study = Study(Settings(train_lam=True, **vars(settings)))
     with stoppable(settings.runs, settings.minutes):
         folder = study.videos.train_latent_action_model()
         save_model(settings.output, LatentActionModel.from_pretrained(folder), half=True)

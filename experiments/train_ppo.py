@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 import tyro
+from stopping import refusing, stoppable
 from tqdm import tqdm
 
 from genie_agents.experts.ppo import train_ppo
@@ -33,10 +34,14 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.num_envs < 1 or self.steps_per_rollout < 1:
-            raise ValueError(f"num_envs is {self.num_envs} and steps_per_rollout {self.steps_per_rollout}; choose 1 or more of each")
+        for name in ("num_envs", "steps_per_rollout"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; choose 1 or more")
+        if self.seed < 0:
+            raise ValueError(f"seed is {self.seed}; choose 0 or more")
 
 
+@refusing()
 def main() -> None:
     settings = tyro.cli(Settings, description=__doc__)
     with tqdm(total=settings.total_steps, desc=f"PPO, {settings.game}", unit="step", dynamic_ncols=True) as bar:
@@ -45,7 +50,8 @@ def main() -> None:
             bar.set_postfix({"mean return": f"{mean_return:.2f}"})
             bar.update(steps - bar.n)
 
-        train_ppo(**vars(settings), on_rollout=on_rollout)
+        with stoppable(settings.folder):
+            train_ppo(**vars(settings), on_rollout=on_rollout)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import tyro
+from stopping import refusing, stoppable
 from tqdm import tqdm
 
 from genie_agents.coinrun import DEMONSTRATION_LEVELS, DIFFICULTIES
@@ -58,6 +59,11 @@ class Settings:
     def __post_init__(self) -> None:
         if not 1 <= self.levels <= len(DEMONSTRATION_LEVELS):
             raise ValueError(f"levels is {self.levels}; read from 1 to {len(DEMONSTRATION_LEVELS)}")
+        for name in ("num_envs", "decisions_per_rollout", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; choose 1 or more")
+        if self.seed < 0:
+            raise ValueError(f"seed is {self.seed}; choose 0 or more")
         if (self.apprentice is None) == (self.expert is None):
             raise ValueError("it begins as an apprentice or as another expert: give one of --apprentice and --expert")
 
@@ -74,6 +80,7 @@ class Settings:
         return policy
 
 
+@refusing()
 def main() -> None:
     settings = tyro.cli(Settings, description=__doc__)
     tune_cpu()
@@ -90,7 +97,8 @@ def main() -> None:
             bar.set_postfix({"mean return": f"{mean_return:.3f}"})
             bar.update(decisions - bar.n)
 
-        train_sighted(options.pop("folder"), policy, beginnings, **options, on_rollout=on_rollout)
+        with stoppable(settings.folder):
+            train_sighted(options.pop("folder"), policy, beginnings, **options, on_rollout=on_rollout)
 
 
 if __name__ == "__main__":

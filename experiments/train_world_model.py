@@ -2,7 +2,7 @@
 
     python experiments/train_world_model.py                                   # coinrun-small, on videos that the game makes
     python experiments/train_world_model.py --data A.h5 B.h5 --output runs/world_model/mine    # on your own videos, of 64 x 64
-    torchrun --nproc-per-node 8 experiments/train_world_model.py --preset coinrun-paper
+    torchrun --nproc-per-node 4 experiments/train_world_model.py --preset coinrun-paper
 
 The world lies in `output` at the end: Genie.from_pretrained(output), gym.make("Genie-v0", model=output). The same command goes on where
 an earlier one was stopped, by --minutes, Ctrl-C or a crash.
@@ -285,14 +285,14 @@ def save_world(trained: Path, output: Path, model: GenieConfig) -> None:
     genie.save_pretrained(output)
 
 
+@refusing()
 def main() -> None:
     finder = argparse.ArgumentParser(add_help=False)
     finder.add_argument("--preset", default="coinrun-small", choices=PRESETS)
     preset = finder.parse_known_args()[0].preset
     settings = tyro.cli(Settings, default=PRESETS[preset], description=__doc__)
     tune_cpu()
-    with refusing():
-        training = Training(settings)
+    training = Training(settings)
     try:
         with stoppable(settings.runs):
             folder = training.genie()

@@ -227,10 +227,12 @@ def record_videos(
     what it is unsure of.
 
     Raises:
-        ValueError: a planner asked to play another game than CoinRun, an expert that solves none of the levels, or a policy that is no
-            `Proxy`.
+        ValueError: a seed below 0, a planner asked to play another game than CoinRun, an expert that solves none of the levels, or a
+            policy that is no `Proxy`.
         FileNotFoundError: no such expert or policy.
     """
+    if seed < 0:
+        raise ValueError(f"seed is {seed}; choose 0 or more")
     if expert in PLANNERS and config.game != "coinrun":
         raise ValueError(f"the planner knows CoinRun's physics only, not {config.game!r}; choose 'random' or train an expert by PPO")
     shards = [level_seeds[start : start + shard_levels] for start in range(0, len(level_seeds), shard_levels)]

@@ -48,6 +48,13 @@ def say(script: str, *arguments: str | Path) -> CompletedProcess[str]:
     return CompletedProcess(command, 1 if said else int(code or 0), stdout.getvalue(), stderr.getvalue() + said)
 
 
+def refuse(script: str, *arguments: str | Path) -> str:
+    """The sentence with which a script refuses to work, as `say` finds it."""
+    result = say(script, *arguments)
+    assert result.returncode != 0 and "Traceback" not in result.stderr, result.stderr
+    return result.stderr
+
+
 def work(monkeypatch: pytest.MonkeyPatch, script: ModuleType, *arguments: str | Path) -> None:
     """Let an imported script work within this process, and record without processes of its own: their starts take longer than the rest."""
     monkeypatch.setattr(recording, "record_videos", record_here)

@@ -1,9 +1,12 @@
 """What bc_coinrun.py reports and draws, of results and labels that are known."""
 
+import json
+
 import numpy as np
 import pytest
 from bc_report import compare, interval, label_report
 from plot_level_solve import COLUMNS, draw_curve, plot, plt, read_results
+from report import write_json
 from train_lam import CardSettings, card
 
 from genie_agents.coinrun import LEFT, RIGHT, RIGHT_UP
@@ -26,6 +29,15 @@ def test_reports_of_labels_count_what_they_say():
     text = card(CardSettings(lam_games=("climber",)), {"easy": report}, {"lam": 12.0})
     assert "# A latent action model of climber\n" in text and "; 12 s." in text
     assert "| take off recall | 0.500 |" in text and "| 1 | 25.0 % | RIGHT+UP 100 % |" in text
+
+
+def test_what_is_undefined_is_null_in_json(tmp_path):
+    report = label_report(np.array([0, 0, -1]), np.array([RIGHT, RIGHT, -1]), np.array([True, True, False]), num_codes=1, named={})
+    write_json(tmp_path / "summary.json", {"labels": report, "most": float("inf"), "folder": tmp_path})
+    assert "NaN" not in (tmp_path / "summary.json").read_text()
+    written = json.loads((tmp_path / "summary.json").read_text())
+    assert written["labels"]["take_off_precision"] is None and written["labels"]["take_off_recall"] == 0
+    assert (written["most"], written["folder"]) == (None, str(tmp_path))
 
 
 def test_results_of_several_runs_are_read_together(tmp_path):

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 from bc_coinrun import Study
+from bc_samples import farthest_first
 from bc_settings import DEMO, PRESETS, RECIPES, Settings, check_options
 from plot_level_solve import COLUMNS, read_results
-from scripts import EXPERIMENTS, run, say, work
+from scripts import EXPERIMENTS, refuse, run, say, work
 from stable_baselines3 import PPO
+from stopping import refusing
 from train_world_model import Training
 from world_model_settings import PRESETS as WORLD_PRESETS
 
@@ -26,6 +28,7 @@ from genie_agents.experts.sighted import SightedPolicy
 from genie_agents.policy import PolicyConfig
 from world_model import LatentActionConfig, LatentActionModel
 from world_model.serialization import save_model
+from world_model.training import TrainingConfig
 
 
 @pytest.mark.parametrize("script", sorted(path.name for path in EXPERIMENTS.glob("*.py") if "__main__" in path.read_text()))
@@ -120,14 +123,32 @@ def test_the_latent_action_models_own_script_stops_in_time_too(tmp_path):
     assert result.returncode == 1 and "the same command goes on from there" in result.stderr and "Traceback" not in result.stderr
 
 
-def test_what_is_refused_ends_a_program_with_a_sentence():
+def test_what_is_refused_ends_a_program_with_a_sentence(tmp_path):
+    damaged = tmp_path / "results.csv"
+    damaged.write_text(f"{','.join(COLUMNS)}\neasy,oracle\n")
     for script, arguments, message in (
         ("bc_coinrun.py", ["--lam", "coinrun-smal"], "a model that ships: coinrun-small, lam-platformers"),
         ("evaluate_world_model.py", ["--model", "coinrun-smal"], "a model that ships: coinrun-small"),  # the other one is no world
+        ("evaluate_world_model.py", ["--data", "missing.h5"], "check the path, or write the file with VideoWriter"),
+        ("evaluate_drift.py", ["--data", "missing.h5"], "check the path, or write the file with VideoWriter"),
+        ("evaluate_drift.py", ["--anchor-frames", "50"], "a window of 16 frames asks for fewer"),
+        ("evaluate_latent_actions.py", ["--idm-steps", "0"], "steps is 0; train for at least 1 step"),
+        ("show_world.py", ["--data", "missing.h5"], "check the path, or write the file with VideoWriter"),
+        ("train_ppo.py", ["--folder", str(tmp_path / "ppo"), "--game", "coinrum"], "plunder, starpilot"),
+        ("train_apprentice.py", ["--folder", str(tmp_path / "apprentice"), "--num-envs", "0"], "num_envs is 0"),
         ("plot_level_solve.py", ["missing.csv"], "missing.csv does not exist; give the results.csv of a finished run"),
+        ("plot_level_solve.py", [str(damaged)], "line 2 is damaged; run bc_coinrun.py again, which writes it anew"),
     ):
-        result = say(script, *arguments)
-        assert result.returncode == 1 and result.stderr.endswith(message) and "Traceback" not in result.stderr
+        assert message in refuse(script, *arguments)
+
+
+def test_what_is_refused_is_a_sentence_and_a_defect_keeps_its_traceback():
+    with pytest.raises(SystemExit, match="train for at least 1 step"), refusing():
+        TrainingConfig(steps=0)
+    with pytest.raises(SystemExit, match=r"min_learning_rate 1.0 must lie"), refusing():
+        TrainingConfig(steps=1, min_learning_rate=1.0)
+    with pytest.raises(ValueError, match="could not be broadcast"), refusing():
+        farthest_first(np.zeros((3, 2)), np.zeros((2, 5)), 1)
 
 
 def test_a_name_that_is_none_is_refused_before_anything_is_recorded(tmp_path):
@@ -220,8 +241,7 @@ def test_an_apprentice_is_taught_and_goes_on(tmp_path):
     second = run("train_apprentice.py", *arguments)
     assert second.returncode == 0 and "3/3" in second.stderr, second.stderr
     assert (tmp_path / "model.safetensors").read_bytes() != weights
-    refused = say("train_apprentice.py", *arguments[:-1], "4")
-    assert refused.returncode != 0 and "to start anew, or use the settings it was written with" in refused.stderr
+    assert "to start anew, or use the settings it was written with" in refuse("train_apprentice.py", *arguments[:-1], "4")
 
 
 def test_a_sighted_expert_comes_of_an_apprentice_and_goes_on(tmp_path):
@@ -247,8 +267,7 @@ def test_a_sighted_expert_comes_of_an_apprentice_and_goes_on(tmp_path):
         ((), "begins as an apprentice or as another expert"),
         ((*arguments[2:4], "--brake-frames", "0"), "held for 1 frame or more"),
     ):
-        refused = say("train_sighted.py", *arguments[:2], *start)
-        assert refused.returncode != 0 and problem in refused.stderr, refused.stderr
+        assert problem in refuse("train_sighted.py", *arguments[:2], *start)
 
 
 def test_the_benchmarks_of_training_and_of_video_files_print_a_figure_each():

@@ -206,6 +206,8 @@ def test_random_play_holds_its_actions():
 def test_bad_requests_are_refused(tmp_path):
     with pytest.raises(ValueError, match="CoinRun's physics only"):
         list(record_videos(tmp_path, range(2), RecordingConfig(game="ninja")))
+    with pytest.raises(ValueError, match="seed is -1; choose 0 or more"):
+        list(record_videos(tmp_path, range(2), RecordingConfig(), seed=-1))
     with pytest.raises(FileNotFoundError, match="train_ppo"):
         list(record_videos(tmp_path, range(2), RecordingConfig(), expert=str(tmp_path / "nobody"), num_workers=1))
     with pytest.raises(FileNotFoundError, match="no HDF5 video"):
