@@ -97,7 +97,8 @@ class GenieEnv(gymnasium.Env[np.ndarray, np.int64]):
         return self._worlds.get_state()
 
     def set_state(self, state: GenieState) -> np.ndarray:
-        """Return to a saved state of an environment with the same model, and to its observation."""
+        """Return to a saved state of an environment with the same model, and to its observation. What `gymnasium.make` wraps it in asks for
+        a `reset()` before the first `step()` all the same."""
         self._worlds.random = [self.np_random]
         return self._worlds.set_state(state)[0]
 
@@ -141,6 +142,16 @@ class GenieVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarr
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
 
+    @property  # type: ignore[misc]
+    def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
+        """Each world's own generator, as `gymnasium.vector.SyncVectorEnv` gives them."""
+        return tuple(self._worlds.random)
+
+    @property
+    def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
+        """The seed of each world's generator, -1 where it is not known."""
+        return tuple(self._worlds.random_seeds)
+
     def reset(
         self, *, seed: int | Sequence[int | None] | np.ndarray | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
@@ -150,7 +161,7 @@ class GenieVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarr
         prompts = self._prompts(options.get("prompt"))
         for world, world_seed in enumerate(self._seeds(seed)):
             if mask[world] and world_seed is not None:
-                self._worlds.random[world], _ = seeding.np_random(world_seed)
+                self._worlds.random[world], self._worlds.random_seeds[world] = seeding.np_random(world_seed)
         frames = self._worlds.reset(mask, prompts)
         self._worlds.show()
         return frames, self._infos(mask)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 import secrets
@@ -11,12 +12,20 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 FORGOTTEN_SECONDS = 24 * 60 * 60
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class WriteError(OSError):
+    """A file for which there is no space; the old one is as it was."""
+
+    def __init__(self, path: Path, reason: object) -> None:
+        super().__init__(f"could not write {path} ({reason}) and left it as it was before: free disk space, then write it again")
 
 
 @contextmanager
 def replace_when_written(path: Path) -> Iterator[Path]:
     """A path beside `path` to write to; it takes the place of `path` when the block ends well, and vanishes otherwise, or, after a kill,
-    when `path` is written again a day later."""
+    when `path` is written again a day later. Raises WriteError on a full disk."""
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         with suppress(FileNotFoundError):  # another process's, done in this moment
             if time.time() - leftover.stat().st_mtime > FORGOTTEN_SECONDS:
@@ -25,5 +34,9 @@ def replace_when_written(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:
+        if isinstance(error, WriteError) or error.errno not in FULL_DISK:
+            raise
+        raise WriteError(path, error.strerror) from error
     finally:
         temporary.unlink(missing_ok=True)

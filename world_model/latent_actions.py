@@ -148,7 +148,9 @@ class LatentActionModel(nn.Module):
         return features_BTD, self._quantize(features_BTD).indices
 
     def decode(self, frames: Tensor, latent_actions: Tensor) -> Tensor:
-        """The next frames (B, T-1, H, W, C) in [0, 1] that `latent_actions` (B, T-1) int64 would lead to from frames[:, :-1]."""
+        """The next frames (B, T-1, H, W, C) in [0, 1] that `latent_actions` (B, T-1) int64 would lead to from frames[:, :-1], else
+        ValueError."""
+        self.quantizer.check(latent_actions)
         return self._decode(self._read(frames), self.quantizer.lookup(latent_actions))
 
     def forward(self, frames: Tensor) -> LatentActionOutput:

@@ -91,7 +91,8 @@ class Rollout:
         `prompts` (R, P, H, W, C) uint8 are their first frames, of which the last `max_prompt_frames` count; without them each world
         draws one of the Genie's own. `seeds` (R,) restart the worlds' generators; None lets one go on as it is.
 
-        Raises ValueError for prompts of another shape or type, or when there are none.
+        Raises ValueError for prompts of another shape or type, or when there are none, and RuntimeError for a Genie that was put into
+        training mode since.
         """
         if mask is not None and len(mask) != self.num_worlds:
             raise ValueError(f"need a mask for each of the {self.num_worlds} worlds, got {len(mask)}")
@@ -102,6 +103,8 @@ class Rollout:
         if len(rows) == 0:
             return self.frames.clone()
         # Whatever can be refused is refused before anything changes.
+        if self.genie.training:
+            raise RuntimeError("the Genie is in training mode, in which reading a prompt would change its codes: call genie.eval() first")
         if prompts is not None:
             prompts = self._check_prompts(torch.as_tensor(prompts), len(rows))[:, -self.max_prompt_frames :]
         elif len(self.genie.prompts) == 0:
@@ -112,6 +115,7 @@ class Rollout:
                     self._generators[row].manual_seed(int(seed))
         prompts = self._draw_prompts(rows) if prompts is None else prompts.to(self.device)
         rows = rows.to(self.device)
+        self._begun[rows] = False  # until all has gone well
         if len(rows) == self.num_worlds:
             self.rewind()
         with self._autocast():
@@ -193,7 +197,8 @@ class Rollout:
         )
 
     def set_state(self, state: RolloutState) -> None:
-        """Return to a state that `get_state` of a Rollout with as many worlds of the same Genie gave; ValueError for other shapes."""
+        """Return to a state that `get_state` of a Rollout with as many worlds of the same Genie gave; ValueError for other shapes,
+        another dtype or device."""
         if state.frames.shape != self.frames.shape:
             raise ValueError(f"the state holds worlds of shape {tuple(state.frames.shape)} and this rollout {tuple(self.frames.shape)}")
         if state.recent_tokens.shape != self._recent_tokens.shape:
@@ -203,6 +208,9 @@ class Rollout:
             shapes = [[tuple(layer.keys.shape) for layer in cache.layers] for cache in (theirs, ours)]
             if shapes[0] != shapes[1]:
                 raise ValueError(f"the state is of another Genie: its layers remember {shapes[0]}, and this one's {shapes[1]}")
+            places = [f"{cache.layers[0].keys.dtype} on {cache.layers[0].keys.device}" for cache in (theirs, ours)]
+            if places[0] != places[1]:
+                raise ValueError(f"the state is of {places[0]}, and this rollout of {places[1]}: give both the same dtype and device")
         every = torch.arange(self.num_worlds, device=self.device)
         self._past, self._drawn = state.past.take(every), state.drawn.take(every)
         self._last, self.frames = state.last, state.frames

@@ -116,7 +116,9 @@ class VideoTokenizer(nn.Module):
         return self.quantizer(self.standardize(self.to_code(tokens_BTND)))
 
     def decode(self, tokens: Tensor, cache: TemporalCache | None = None) -> Tensor:
-        """Frames (B, T, H, W, C) in [0, 1] of tokens (B, T, N); with `cache`, of those that follow the cached ones."""
+        """Frames (B, T, H, W, C) in [0, 1] of tokens (B, T, N), else ValueError; with `cache`, of those that follow the cached ones."""
+        if cache is None:
+            self.quantizer.check(tokens)
         return self.draw(self.quantizer.lookup(tokens), cache)
 
     def draw(self, vectors_BTNE: Tensor, cache: TemporalCache | None = None) -> Tensor:

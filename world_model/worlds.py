@@ -63,7 +63,7 @@ class Worlds:
         self.rollout = Rollout(genie, num_worlds, sampling=sampling)
         self.observation_space = gymnasium.spaces.Box(0, 255, genie.prompts.shape[1:], np.uint8)
         self.action_space = gymnasium.spaces.Discrete(genie.num_latent_actions)
-        self.random = [seeding.np_random()[0] for _ in range(num_worlds)]
+        self.random, self.random_seeds = map(list, zip(*(seeding.np_random() for _ in range(num_worlds)), strict=True))
         self.latent_actions = np.full(num_worlds, -1)
         self.elapsed_steps = np.full(num_worlds, -1)
         self.given: list[np.ndarray | None] = [None] * num_worlds
@@ -93,6 +93,7 @@ class Worlds:
             frames = {key: fit_prompt(prompt, height, width) for key, prompt in different.items()}
             fitted = {world: frames[id(prompts[world])] for world in chosen}
         seeds = {world: int(self.random[world].integers(2**63)) for world in chosen}
+        self.elapsed_steps[mask] = -1  # until all has gone well
         if mask.all():
             self.rollout.rewind()
         if not fitted:
@@ -126,6 +127,7 @@ class Worlds:
         self.given = list(state.given)
         for generator, saved in zip(self.random, state.random, strict=True):
             generator.bit_generator.state = saved
+        self.random_seeds = [-1] * len(self.random)  # as Gymnasium says of a generator whose seed is not known
         return self.frames
 
     def show(self) -> None:

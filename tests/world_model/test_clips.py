@@ -96,6 +96,8 @@ def test_sampler_refuses_what_it_cannot_sample(video_path: Path) -> None:
     with VideoFile(video_path) as video:
         with pytest.raises(ValueError, match="longest episode has 21"):
             ClipSampler([video], clip_length=22, batch_size=1, seed=0)
+        with pytest.raises(ValueError, match="seed is -1"):
+            ClipSampler([video], clip_length=2, batch_size=1, seed=-1)
         with pytest.raises(ValueError, match="at least 1"):
             ClipSampler([video], clip_length=0, batch_size=1, seed=0)
         with VideoWriter(video_path.with_name("wide.h5"), frame_shape=(4, 8, 3)) as writer:

@@ -284,6 +284,12 @@ def test_bad_settings_are_refused(setting: dict[str, Any], message: str) -> None
         replace(TINY, **setting)
 
 
+@pytest.mark.parametrize("latent_actions", [[[0, -1]], [[0, 99]], [[0.0, 1.0]]])
+def test_what_is_no_latent_action_leads_nowhere(latent_actions: list[list[float]]) -> None:
+    with pytest.raises(ValueError, match=r"need whole numbers in 0 \.\.\. \d+, got"):
+        LatentActionModel(TINY).decode(random_frames(1, 3), torch.tensor(latent_actions))
+
+
 @pytest.mark.parametrize("frames", [random_frames(1, 1), random_frames(1, 3)[..., :16, :], random_frames(1, 3).float()])
 def test_bad_frames_are_refused(frames: Tensor) -> None:
     with pytest.raises(ValueError, match="resize or convert"):

@@ -128,6 +128,18 @@ def test_an_interrupted_step_can_be_taken_again(genie: Genie, monkeypatch: pytes
         assert torch.equal(found, wanted)
 
 
+def test_worlds_whose_reset_fails_half_way_must_be_reset(genie: Genie, monkeypatch: pytest.MonkeyPatch) -> None:
+    rollout = Rollout(genie, 2)
+    rollout.reset()
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(genie.tokenizer, "encode", Mock(side_effect=KeyboardInterrupt))
+        rollout.reset()
+    with pytest.raises(RuntimeError, match="a world has no first frame yet"):
+        rollout.step([0, 1])
+    rollout.reset()
+    rollout.step([0, 1])
+
+
 def test_an_empty_mask_changes_nothing(genie: Genie) -> None:
     rollout, undisturbed = Rollout(genie, 2), Rollout(genie, 2)
     for each in (rollout, undisturbed):
@@ -166,6 +178,8 @@ def test_a_state_of_other_worlds_is_refused(genie: Genie) -> None:
     deeper = bold_genie(replace(BOLD, dynamics=replace(BOLD.dynamics, transformer=replace(LAYERS, num_layers=3))))
     with pytest.raises(ValueError, match="the state is of another Genie"):
         Rollout(deeper, 2).set_state(rollout.get_state())
+    with pytest.raises(ValueError, match=r"is of torch.float32 on cpu, and this rollout of torch.bfloat16 on cpu: give both the same"):
+        Rollout(genie, 2, dtype=torch.bfloat16).set_state(rollout.get_state())
 
 
 def read_prompt(genie: Genie, prompts: Tensor) -> tuple[Tensor, Tensor]:
@@ -275,7 +289,11 @@ def test_a_rollout_in_bfloat16_runs_and_stays_close(genie: Genie) -> None:
 
 def test_a_genie_in_training_is_put_into_evaluation() -> None:
     genie = bold_genie().train()
-    Rollout(genie, 1).reset(videos(1, 3))
+    rollout = Rollout(genie, 1)
+    rollout.reset(videos(1, 3))
+    genie.train()
+    with pytest.raises(RuntimeError, match="in training mode.*call genie.eval"):
+        rollout.reset(videos(1, 3))
     assert int(genie.tokenizer.quantizer.steps) == int(genie.latent_action_model.quantizer.steps) == 0
 
 

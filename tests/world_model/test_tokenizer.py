@@ -101,6 +101,9 @@ def test_decode_draws_what_encode_found() -> None:
     assert output.reconstruction.shape == frames.shape
     assert output.reconstruction.min() >= 0
     assert output.reconstruction.max() <= 1
+    for wrong in (quantized.indices - quantized.indices.max() - 1, quantized.indices + 10_000, quantized.indices.float()):
+        with pytest.raises(ValueError, match=r"need whole numbers in 0 \.\.\. \d+, got"):
+            model.decode(wrong)
 
 
 def test_images_need_not_be_square_and_tokens_go_row_by_row() -> None:

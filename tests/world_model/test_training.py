@@ -16,8 +16,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from world_model.files import WriteError
 from world_model.layers.st_transformer import STTransformer, TransformerConfig
-from world_model.training import MetricsLog, TrainingConfig, checkpoint, read_log, train, tune_cpu
+from world_model.training import MetricsLog, TrainingConfig, read_log, train, tune_cpu
 from world_model.training.checkpoint import has_checkpoint, save_checkpoint
 from world_model.training.muon import Muon
 from world_model.training.state import TrainingState, make_optimizers
@@ -226,14 +227,18 @@ def test_ctrl_c_ends_the_step_and_saves_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("ctrl_c")
-def test_a_second_ctrl_c_interrupts_at_once() -> None:
+def test_a_second_ctrl_c_interrupts_at_once(tmp_path: Path) -> None:
+    seen = []
+
     def on_step(step: int, metrics: dict[str, Tensor]) -> None:
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)  # waits for the end of the step
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+        seen.append(step)
 
     with pytest.raises(KeyboardInterrupt):
-        train(model(), loss_function, NumberedBatches(), TrainingConfig(steps=3), on_step=on_step)
+        train(model(), loss_function, NumberedBatches(), TrainingConfig(steps=3), checkpoint=tmp_path / "run.safetensors", on_step=on_step)
+    assert seen == [1]
 
 
 @pytest.mark.usefixtures("ctrl_c")
@@ -369,19 +374,18 @@ def test_validation_leaves_the_training_as_it_was() -> None:
     assert_same_weights(whole, watched)
 
 
-def test_a_full_disk_leaves_the_checkpoint_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config, path, save_file = TrainingConfig(steps=6), tmp_path / "run.safetensors", checkpoint.save_file
+def test_a_full_disk_leaves_the_checkpoint_before_it(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    config, path, (_, most) = TrainingConfig(steps=6), tmp_path / "run.safetensors", resource.getrlimit(resource.RLIMIT_FSIZE)
 
-    def fill_the_disk(tensors: dict[str, Tensor], file: Path, metadata: dict[str, str]) -> None:
-        save_file(tensors, file, metadata)
-        if json.loads(metadata["progress"])["step"] == 4:
-            file.write_bytes(file.read_bytes()[:100])
-            raise OSError(28, "No space left on device")
+    def fill_the_disk(step: int) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100 if step == 4 else most, most))
 
-    monkeypatch.setattr(checkpoint, "save_file", fill_the_disk)
-    with pytest.raises(OSError, match="No space left"):
-        run(config, path)
-    monkeypatch.undo()
+    try:
+        with pytest.raises(WriteError, match=r"could not write .*run\.safetensors \(.*File too large.*free disk space"):
+            run(config, path, validate=fill_the_disk, validate_every=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
     assert list(tmp_path.iterdir()) == [path]
     assert len(run(config, path)[1]) == 3  # goes on after the third step
 
@@ -396,6 +400,12 @@ def test_other_configurations_models_and_damaged_files_are_refused(tmp_path: Pat
     wider = nn.Sequential(nn.Linear(3, 9), nn.Dropout(0.2), nn.Linear(9, 1))  # weights of the same names and other shapes
     with pytest.raises(ValueError, match="another model"):
         train(wider, loss_function, NumberedBatches(), TrainingConfig(steps=3), checkpoint=path)
+    narrower, configured = TransformerModel(), TransformerModel()  # of weights alike, that see less of the past
+    for built, window in ((configured, 2), (narrower, 1)):
+        built.config = TransformerConfig(num_layers=1, d_model=8, num_heads=2, temporal_window=window)
+    train(configured, loss_function, NumberedBatches(), TrainingConfig(steps=3), checkpoint=tmp_path / "window.safetensors")
+    with pytest.raises(ValueError, match="trained with temporal_window 2, not 1; remove .* to start anew"):
+        train(narrower, loss_function, NumberedBatches(), TrainingConfig(steps=3), checkpoint=tmp_path / "window.safetensors")
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ValueError, match="not a readable training checkpoint"):
         run(TrainingConfig(steps=3), path)

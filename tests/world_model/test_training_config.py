@@ -34,6 +34,12 @@ def test_the_papers_settings_have_the_papers_rates() -> None:
     ("setting", "message"),
     [
         ({"steps": 0}, "at least 1 step"),
+        ({"steps": 2.5}, "steps is 2.5; give a whole number"),
+        ({"warmup_steps": 2.5}, "warmup_steps is 2.5; give a whole number"),
+        ({"learning_rate": float("nan")}, "learning_rate is nan"),
+        ({"muon_learning_rate": float("nan")}, "muon_learning_rate is nan"),
+        ({"weight_decay": float("nan")}, "weight_decay is nan"),
+        ({"gradient_clip": float("nan")}, "positive norm"),
         ({"learning_rate": 0.0, "min_learning_rate": 0.0}, "learning_rate is 0.0"),
         ({"min_learning_rate": 1.0}, "min_learning_rate"),
         ({"schedule": "linear"}, "choose 'cosine' or 'wsd'"),

@@ -144,7 +144,11 @@ def test_seeds_may_be_given_for_each_world(genie):
     envs = GenieVectorEnv(2, genie)
     frames, _ = envs.reset(seed=[5, 3])
     assert_same_frames(frames, [GenieEnv(genie).reset(seed=seed)[0] for seed in (5, 3)])
+    assert envs.np_random_seed == (5, 3)
     assert_same_frames(envs.reset(seed=np.array([5, 3]))[0], frames)
+    drawn = [world.integers(2**60) for world in envs.np_random]
+    envs.reset(seed=[5, 3])
+    assert drawn == [world.integers(2**60) for world in envs.np_random]
     with pytest.raises(ValueError, match="3 seeds for 2 worlds"):
         envs.reset(seed=[1, 2, 3])
 

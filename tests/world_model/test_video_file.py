@@ -268,6 +268,8 @@ def test_other_versions_are_refused(video_path: Path) -> None:
         "no frames",
         "flat frames",
         "float frames",
+        "bytes for bounds",
+        "float labels",
         "no provenance",
     ],
 )
@@ -278,6 +280,12 @@ def test_damaged_files_are_refused(video_path: Path, damage: str) -> None:
             del file["episode_starts"]
         elif damage == "bounds disagree":
             file["episode_starts"][-1] = 27
+        elif damage == "bytes for bounds":  # whose differences are never below 0
+            bounds = file["episode_starts"][:]
+            del file["episode_starts"]
+            file["episode_starts"] = bounds.astype(np.uint8)
+        elif damage == "float labels":
+            file["latent_actions"] = np.zeros(len(frames))
         elif damage == "labels too short":
             file["latent_actions"] = np.zeros(3, int)
         elif damage == "an episode of one frame":
@@ -294,14 +302,26 @@ def test_damaged_files_are_refused(video_path: Path, damage: str) -> None:
         VideoFile(video_path)
 
 
-def test_damage_among_the_frames_is_found_where_they_are_read(video_path: Path) -> None:
-    with h5py.File(video_path) as file:
-        chunk = file["frames"].id.get_chunk_info(0)
-    with video_path.open("r+b") as file:
+@pytest.mark.parametrize("name", ["frames", "actions", "latent_actions"])
+def test_damage_is_found_where_it_is_read(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "video.h5"
+    with VideoWriter(path, with_actions=True) as writer:
+        writer.append(np.zeros((9, 64, 64, 3), np.uint8), actions=np.arange(8))
+    write_latent_actions(path, np.append(np.arange(8), -1), labeller="me")
+    with h5py.File(path) as file:
+        chunk = file[name].id.get_chunk_info(0)
+    with path.open("r+b") as file:
         file.seek(chunk.byte_offset)
         file.write(bytes(chunk.size))
-    with VideoFile(video_path) as video, pytest.raises(VideoFileError, match="video.h5 is damaged in its frames"):
-        video.episode(0)
+    with VideoFile(path) as video, pytest.raises(VideoFileError, match=f"video.h5 is damaged in its {name} "):
+        video.frames[0] if name == "frames" else getattr(video, name)()
+
+
+def test_latent_actions_of_nobody_are_refused(video_path: Path) -> None:
+    with h5py.File(video_path, "r+") as file:
+        file["latent_actions"] = np.zeros(28, np.int64)
+    with VideoFile(video_path) as video, pytest.raises(VideoFileError, match=r"does not say which model .* label it again"):
+        video.latent_actions()
 
 
 def test_empty_file_is_refused(video_path: Path) -> None:

@@ -51,6 +51,8 @@ class ClipSampler:
             raise ValueError(f"no video files to sample from: pass at least one, each a VideoFile(path), not {files}")
         if clip_length < 1 or batch_size < 1:
             raise ValueError(f"clip_length and batch_size must be at least 1, not {clip_length} and {batch_size}")
+        if seed < 0:
+            raise ValueError(f"seed is {seed}; choose 0 or more")
         if batch_size % world_size:
             raise ValueError(f"a batch of {batch_size} clips cannot be divided among {world_size} processes: make batch_size a multiple")
         if not 0 <= rank < world_size:

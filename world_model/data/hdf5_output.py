@@ -13,7 +13,7 @@ from pathlib import Path
 
 import h5py
 
-from world_model.files import replace_when_written
+from world_model.files import WriteError, replace_when_written
 
 
 class OutputFile(io.FileIO):
@@ -44,7 +44,7 @@ class OutputFile(io.FileIO):
 
     def raise_error(self, path: Path) -> None:
         if self.error is not None:
-            raise _write_error(path, self.error) from self.error
+            raise WriteError(path, self.error.strerror) from self.error
 
 
 @contextmanager
@@ -63,11 +63,6 @@ def interrupts_wait() -> Iterator[None]:
             signal.raise_signal(signal.SIGINT)
 
 
-def _write_error(path: Path, error: OSError) -> OSError:
-    message = f"could not write {path} ({error.strerror}) and left it as it was before: free disk space, then write it again"
-    return OSError(error.errno, message)
-
-
 @contextmanager
 def replace_hdf5(path: Path, *, keep_contents: bool = False) -> Iterator[tuple[h5py.File, OutputFile]]:
     """An HDF5 file that takes the place of `path` when the block ends well; otherwise it vanishes and `path` stays as it is."""
@@ -78,10 +73,7 @@ def replace_hdf5(path: Path, *, keep_contents: bool = False) -> Iterator[tuple[h
         raise IsADirectoryError(f"{path} is a folder: give the name of a file")
     with replace_when_written(path) as temporary:
         if keep_contents:
-            try:
-                shutil.copy(path, temporary)  # with its permissions
-            except OSError as error:
-                raise _write_error(path, error) from error
+            shutil.copy(path, temporary)  # with its permissions
         with OutputFile(temporary, "r+" if keep_contents else "x+") as output:
             with interrupts_wait():
                 file = h5py.File(output, "r+" if keep_contents else "w")

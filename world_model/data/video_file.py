@@ -221,6 +221,11 @@ class VideoFile:
             raise VideoFileError(f"{self.path} holds no episode: write it again with at least one")
         bounds = self.episode_starts
         tables = [self._file[name] for name in ("actions", "latent_actions") if name in self._file]
+        for table in (self._file["episode_starts"], self._file["level_seeds"], *tables):
+            if table.dtype != np.int64:
+                raise VideoFileError(
+                    f"{self.path} is damaged ({table.name[1:]} are {table.dtype}, not int64): write it again with VideoWriter"
+                )
         if (
             self.frames.dtype != np.uint8
             or len(self.frames.shape) != 4
@@ -235,14 +240,22 @@ class VideoFile:
         """The true actions (N,) int64 from each frame to the next, -1 on the last frame of each episode."""
         if not self.has_actions:
             raise VideoFileError(f"{self.path} holds no actions: write it with VideoWriter(..., with_actions=True)")
-        return self._file["actions"][:]
+        return self._read_actions("actions")
 
     def latent_actions(self) -> tuple[np.ndarray, str]:
         """The latent actions (N,) int64, -1 on the last frame of each episode, and the identity of the labeller they are from."""
         if "latent_actions" not in self._file:
             raise VideoFileError(f"{self.path} holds no latent actions: label it first, and open it again afterwards")
-        dataset = self._file["latent_actions"]
-        return dataset[:], dataset.attrs["labeller"]
+        labeller = self._file["latent_actions"].attrs.get("labeller")
+        if labeller is None:
+            raise VideoFileError(f"{self.path} does not say which model its latent actions are from: label it again")
+        return self._read_actions("latent_actions"), labeller
+
+    def _read_actions(self, name: str) -> np.ndarray:
+        try:
+            return self._file[name][:]
+        except OSError as error:
+            raise VideoFileError(f"{self.path} is damaged in its {name} ({error}): write it again with VideoWriter") from error
 
     def episode(self, index: int) -> np.ndarray:
         """The frames (T, H, W, C) uint8 of one episode, 0 <= index < num_episodes."""

@@ -76,6 +76,12 @@ class VectorQuantizer(nn.Module):
             self.register_buffer("codes", codes_KE)
             self.register_buffer("mean_inputs", codes_KE.clone())
 
+    def check(self, indices: Tensor) -> None:
+        """Raises ValueError for indices (...) of which `lookup` would make something else: fractions, -1, or more than there are codes."""
+        whole = indices.dtype != torch.bool and not indices.is_floating_point() and not indices.is_complex()
+        if not whole or ((indices < 0) | (indices >= len(self.codes))).any():
+            raise ValueError(f"need whole numbers in 0 ... {len(self.codes) - 1}, got {indices.dtype} {indices.flatten()[:8].tolist()} ...")
+
     def lookup(self, indices: Tensor) -> Tensor:
         """The unit codes (..., E) float32 of indices (...)."""
         return F.normalize(self.codes.float(), dim=-1)[indices.long()]  # torch takes bytes as an index for a mask

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from world_model.files import replace_when_written
+from world_model.files import WriteError, replace_when_written
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -35,21 +35,25 @@ def has_checkpoint(path: Path) -> bool:
 def save_checkpoint(path: Path, state: TrainingState, step: int, fabric: Fabric) -> None:
     """Write all that `load_checkpoint` needs; a crash while writing leaves the previous checkpoint untouched. All processes call it."""
     tensors = {name: tensor.detach() for name, tensor in state.tensors().items()} | {"torch_generator": torch.get_rng_state()}
-    progress = json.dumps({"step": step, "config": dataclasses.asdict(state.config), "batches": state.batches.state_dict()})
+    configs = {"config": dataclasses.asdict(state.config), "model": model_config(state.model)}
+    progress = json.dumps({"step": step, **configs, "batches": state.batches.state_dict()})
     if path.is_dir() or is_sharded(tensors):
         _save_folder(path, tensors, progress, step, fabric)
     elif fabric.is_global_zero:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replace_when_written(path) as temporary:
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, {"progress": progress})
+            try:
+                save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, {"progress": progress})
+            except SafetensorError as error:
+                raise WriteError(path, error) from error
 
 
 def load_checkpoint(path: Path, state: TrainingState) -> int:
     """Restore a run in place and return the number of steps already done.
 
     Raises:
-        ValueError: the checkpoint is damaged, or belongs to a model with weights of other names or shapes, or to another training
-            configuration.
+        ValueError: the checkpoint is damaged, or belongs to a model with weights of other names or shapes, or to another configuration of
+            model or training.
     """
     remedy = f"remove {path} to start anew, or use the settings it was written with"
     tensors = state.tensors() | {"torch_generator": torch.get_rng_state()}
@@ -58,11 +62,12 @@ def load_checkpoint(path: Path, state: TrainingState) -> int:
     try:
         progress, shapes = _read_folder(path) if path.is_dir() else _read_file(path)
         step, config, position = int(progress["step"]), dict(progress["config"]), progress["batches"]
+        trained = dict(progress["model"])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not a readable training checkpoint ({error}); {remedy}") from error
-    ours = dataclasses.asdict(state.config)
-    if changed := [f"{name} {config.get(name)}, not {ours.get(name)}" for name in ours | config if config.get(name) != ours.get(name)]:
-        raise ValueError(f"the checkpoint was trained with {'; '.join(changed)}; {remedy}")
+    for theirs, ours in ((config, dataclasses.asdict(state.config)), (trained, json.loads(json.dumps(model_config(state.model))))):
+        if changed := [f"{name} {theirs.get(name)}, not {ours.get(name)}" for name in ours | theirs if theirs.get(name) != ours.get(name)]:
+            raise ValueError(f"the checkpoint was trained with {'; '.join(changed)}; {remedy}")
     expected = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if differing := sorted(name for name in expected | shapes if expected.get(name) != shapes.get(name)):
         raise ValueError(f"the checkpoint holds another model ({', '.join(differing[:3])} and more differ); {remedy}")
@@ -78,6 +83,13 @@ def load_checkpoint(path: Path, state: TrainingState) -> int:
                 tensor.copy_(file.get_tensor(name))
     torch.set_rng_state(tensors["torch_generator"])
     return step
+
+
+def model_config(model: nn.Module) -> dict[str, Any]:
+    """The settings of a model, or of the one that it holds; none of a module that has no `config`."""
+    configs = (module.config for module in model.modules() if dataclasses.is_dataclass(getattr(module, "config", None)))
+    config: Any = next(configs, None)
+    return {} if config is None else dataclasses.asdict(config)
 
 
 def is_sharded(tensors: dict[str, Tensor]) -> bool:

@@ -33,13 +33,16 @@ class TrainingConfig:
     ema_decay: float = 0.0
 
     def __post_init__(self) -> None:
+        for name in ("steps", "warmup_steps"):
+            if not isinstance(getattr(self, name), int):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; give a whole number")
         if self.steps < 1:
             raise ValueError(f"steps is {self.steps}; train for at least 1 step")
-        if self.learning_rate <= 0:
+        if not self.learning_rate > 0:  # NaN is none, here and below
             raise ValueError(f"learning_rate is {self.learning_rate}; give a rate above 0")
         if not 0 <= self.min_learning_rate <= self.learning_rate:
             raise ValueError(f"min_learning_rate {self.min_learning_rate} must lie between 0 and learning_rate {self.learning_rate}")
-        if self.muon_learning_rate < 0:
+        if not self.muon_learning_rate >= 0:
             raise ValueError(f"muon_learning_rate is {self.muon_learning_rate}; give 0 to use AdamW for all weights, or more")
         if self.schedule not in ("cosine", "wsd"):
             raise ValueError(f"schedule is {self.schedule!r}; choose 'cosine' or 'wsd'")
@@ -48,12 +51,12 @@ class TrainingConfig:
         if not 0 < self.decay_fraction <= 1:
             raise ValueError(f"decay_fraction is {self.decay_fraction}; give the share of the steps that decay, above 0 and up to 1")
         for name in ("weight_decay", "muon_weight_decay"):
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; give 0 for none, or more")
         for name in ("beta1", "beta2", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; give a decay of at least 0 and below 1")
-        if self.gradient_clip <= 0:
+        if not self.gradient_clip > 0:
             raise ValueError(f"gradient_clip is {self.gradient_clip}; give a positive norm")
 
     def learning_rate_at(self, step: int) -> float:

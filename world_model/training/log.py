@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,11 +34,12 @@ class MetricsLog:
             self._resume(step)
         if step % self.every and step != self.config.steps:
             return
+        numbers = {name: value.item() for name, value in metrics.items() if value.ndim == 0}
         entry = {
             "step": step,
             "seconds": round(time.monotonic() - self._opened, 3),
             "learning_rate": self.config.learning_rate_at(step - 1),
-            **{name: value.item() for name, value in metrics.items() if value.ndim == 0},
+            **{name: number if math.isfinite(number) else None for name, number in numbers.items()},  # JSON knows no infinity
         }
         with self.path.open("a") as file:  # closed at once: a killed run loses no line
             file.write(json.dumps(entry) + "\n")

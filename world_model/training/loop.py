@@ -68,6 +68,7 @@ def train(
     Raises:
         ValueError: the checkpoint is damaged, belongs to another model or configuration, or is not seen by all processes; `validate`
             with FSDP.
+        OSError: a full disk; the checkpoint stays that of the last save.
         FloatingPointError: the loss or its gradient is not finite when it comes to saving; the checkpoint stays that of the last save.
     """
     fabric = fabric or single_device_fabric(next(model.parameters()).device)
