@@ -26,7 +26,7 @@ from genie_agents.action_mapping import LatentToRealMapping, draw
 from genie_agents.coinrun import DEMONSTRATION_LEVELS, NUM_ACTIONS, ProcgenEnv
 from genie_agents.evaluation import LastFrames
 from genie_agents.experts.players import PPO_CHECKPOINT
-from genie_agents.experts.ppo import PretrainedActorCritic, TimeLimit, save
+from genie_agents.experts.ppo import PretrainedActorCritic, TimeLimit, procgen_settings, save
 from genie_agents.policy import ImpalaNetwork, NatureNetwork, Policy, stack
 
 CHANCE_OF_UNSEEN = 0.01
@@ -96,7 +96,7 @@ def finetune(
     `mapping` belongs to a policy of latent actions; None for one of real actions. `on_rollout(steps, mean return of the last 100
     episodes)` is called after each rollout of `num_envs` x `steps_per_rollout` steps, and the model saved in `folder` when it has learned
     from them. A call that was interrupted goes on from there, with the weights, the mapping and the settings of that model (remove it
-    to start anew). Hyper-parameters are those of the Procgen paper (Cobbe et al. 2020, appendix D) but for the learning rate.
+    to start anew). Hyper-parameters are `procgen_settings`.
 
     Raises:
         ValueError: an ST-ViViT policy, which needs its previous actions, or one whose actions are neither the mapping's nor Procgen's.
@@ -126,12 +126,7 @@ def finetune(
             PretrainedActorCritic,
             env,
             learning_rate=learning_rate,
-            n_steps=steps_per_rollout,
-            batch_size=max(num_envs * steps_per_rollout // 8, 2),
-            n_epochs=3,
-            gamma=0.999,
-            gae_lambda=0.95,
-            ent_coef=0.01,
+            **procgen_settings(num_envs, steps_per_rollout),
             policy_kwargs={
                 "actor": last_layer if mapping is None else LatentHead(last_layer, mapping),
                 "features_extractor_class": ClonedFeatures,

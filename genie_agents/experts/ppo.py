@@ -80,6 +80,12 @@ def save(model: BaseAlgorithm, folder: Path) -> None:
         model.save(file)
 
 
+def procgen_settings(num_envs: int, steps_per_rollout: int) -> dict[str, Any]:
+    """Settings of PPO from the Procgen paper (Cobbe et al. 2020, appendix D), but for the learning rate."""
+    batch_size = max(num_envs * steps_per_rollout // 8, 2)
+    return {"n_steps": steps_per_rollout, "batch_size": batch_size, "n_epochs": 3, "gamma": 0.999, "gae_lambda": 0.95, "ent_coef": 0.01}
+
+
 def train_ppo(
     folder: str | Path,
     *,
@@ -97,7 +103,7 @@ def train_ppo(
     """Train for `minutes`, or until `total_steps` in all; called again with the same folder, it goes on where it
     stopped, with the `steps_per_rollout` and `seed` saved there (remove it to start anew).
 
-    Hyper-parameters are those of the Procgen paper (Cobbe et al. 2020, appendix D). The model is saved after every update; a rollout that
+    Hyper-parameters are `procgen_settings` at the paper's learning rate. The model is saved after every update; a rollout that
     the end of the time cuts is played again, so that `minutes` must be enough for one.
 
     Raises:
@@ -118,12 +124,7 @@ def train_ppo(
             "CnnPolicy",
             env,
             learning_rate=5e-4,
-            n_steps=steps_per_rollout,
-            batch_size=max(num_envs * steps_per_rollout // 8, 2),
-            n_epochs=3,
-            gamma=0.999,
-            gae_lambda=0.95,
-            ent_coef=0.01,
+            **procgen_settings(num_envs, steps_per_rollout),
             policy_kwargs={"features_extractor_class": ImpalaExtractor, "net_arch": [], "normalize_images": True},
             seed=seed,
             device=device,
