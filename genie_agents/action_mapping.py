@@ -9,9 +9,7 @@ Shapes: N samples, F features, K latent actions, A real actions, T frames, H, W,
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,10 +18,7 @@ from torch import nn
 
 from genie_agents.coinrun import NUM_ACTIONS
 from world_model import LatentActionModel
-from world_model.files import replace_when_written
 from world_model.precision import bf16_autocast
-
-FORMAT = "genie-agents latent-to-real mapping, version 1"
 
 
 def draw(logits: np.ndarray, generator: np.random.Generator, temperature: float) -> np.ndarray:
@@ -96,26 +91,6 @@ class LatentToRealMapping:
         """The most frequent real action (N,) int64 of latent actions (N,). Raises ValueError for one out of range."""
         check_codes(latent_actions, self.num_codes)
         return self.chances().argmax(-1)[latent_actions]
-
-    def save(self, path: str | Path) -> None:
-        with replace_when_written(Path(path)) as temporary:
-            temporary.write_text(json.dumps({"format": FORMAT, "real_actions": [choices.tolist() for choices in self.real_actions]}))
-
-    @classmethod
-    def load(cls, path: str | Path) -> LatentToRealMapping:
-        """Raises ValueError when the file is not a saved mapping."""
-        try:
-            content = json.loads(Path(path).read_text())
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path} is not a saved mapping ({error}); fit one and save it again") from error
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
-            raise ValueError(f"{path} is not a saved mapping of this version; fit one and save it again")
-        try:
-            real_actions = [np.array(choices, dtype=np.int64) for choices in content["real_actions"]]
-            check_actions(np.concatenate(real_actions))
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} is a damaged mapping ({error}); fit one and save it again") from error
-        return cls(real_actions)
 
 
 class FeatureClassifier:

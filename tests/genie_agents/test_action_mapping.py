@@ -1,12 +1,10 @@
-"""The paper's dictionary: sampled in proportion, falls back, survives saving. Mappings that look at features or at the frame."""
-
-import json
+"""The paper's dictionary: sampled in proportion, falls back. Mappings that look at features or at the frame."""
 
 import numpy as np
 import pytest
 import torch
 
-from genie_agents.action_mapping import FORMAT, FeatureClassifier, FrameMapping, LatentToRealMapping
+from genie_agents.action_mapping import FeatureClassifier, FrameMapping, LatentToRealMapping
 from world_model import LatentActionConfig, LatentActionModel
 
 
@@ -31,22 +29,6 @@ def test_an_unseen_latent_falls_back_on_all_samples():
     drawn = mapping.sample(np.array([1, 3, 0] * 3000), np.random.default_rng(0))
     unseen = np.concatenate([drawn[0::3], drawn[1::3]])
     assert abs((unseen == 4).mean() - 1 / 3) < 0.03
-
-
-def test_save_and_load(tmp_path):
-    mapping = LatentToRealMapping.fit(np.array([0, 2]), np.array([7, 4]), num_codes=3)
-    mapping.save(tmp_path / "mapping.json")
-    loaded = LatentToRealMapping.load(tmp_path / "mapping.json")
-    codes = np.array([0, 1, 2] * 50)
-    np.testing.assert_array_equal(loaded.sample(codes, np.random.default_rng(1)), mapping.sample(codes, np.random.default_rng(1)))
-    for content in ("not json", "[]", "{}"):
-        (tmp_path / "foreign.json").write_text(content)
-        with pytest.raises(ValueError, match="not a saved mapping"):
-            LatentToRealMapping.load(tmp_path / "foreign.json")
-    for real_actions in ([[99]], [[], []], [["RIGHT"]], 7):
-        (tmp_path / "damaged.json").write_text(json.dumps({"format": FORMAT, "real_actions": real_actions}))
-        with pytest.raises(ValueError, match="damaged mapping"):
-            LatentToRealMapping.load(tmp_path / "damaged.json")
 
 
 def test_bad_samples_are_refused():
