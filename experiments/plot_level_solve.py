@@ -23,6 +23,7 @@ from genie_agents.evaluation import confidence_interval
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.backend_bases import FigureCanvasBase
 
 COLUMNS = ["agent", "difficulty", "labelled_samples", "seed", "levels", "levels_solved"]
 STYLES = {
@@ -56,7 +57,7 @@ def read_results(paths: list[Path]) -> Percents:
     for path in paths:
         if not path.is_file():
             raise FileNotFoundError(f"{path} does not exist; give the results.csv of a finished run")
-        with path.open(newline="") as file:
+        with path.open(newline="", errors="replace") as file:  # of a picture, say, which has no such columns
             rows = csv.DictReader(file)
             if rows.fieldnames != COLUMNS:
                 raise ValueError(f"{path} is no results.csv of bc_coinrun.py: its columns are {rows.fieldnames}, not {COLUMNS}")
@@ -78,10 +79,12 @@ def plot(percents: Percents, output: Path, others: Mapping[str, Percents] = Mapp
 
     `others` are results by name, with another latent action model, say: of these only what differs is drawn, the Genie agents' curves.
 
-    Raises ValueError when there is nothing to draw.
+    Raises ValueError when there is nothing to draw, or no format of that name.
     """
     if not percents:
         raise ValueError("there is nothing to draw: give the results.csv of a finished run")
+    if output.suffix[1:].lower() not in (formats := FigureCanvasBase.get_supported_filetypes()):
+        raise ValueError(f"{output} cannot be drawn; end its name with one of {', '.join(formats)}")
     difficulties = sorted({difficulty for results in (percents, *others.values()) for _, difficulty, _ in results})
     figure, axes = plt.subplots(1, len(difficulties), figsize=(6.6 * len(difficulties), 7), sharey=True, squeeze=False)
     for axis, difficulty in zip(axes[0], difficulties, strict=True):

@@ -35,7 +35,7 @@ from world_model import DynamicsModel, Genie, GenieConfig, LatentActionModel, Vi
 from world_model.data import ClipBatch, ClipSampler, VideoFile
 from world_model.metrics import delta_psnr, psnr
 from world_model.rollout import to_uint8
-from world_model.serialization import WEIGHTS_FILE, change_config, find_model, identify_model, save_model
+from world_model.serialization import UNLEARNED, WEIGHTS_FILE, change_config, find_model, identify_model, save_model
 from world_model.training import MetricsLog, gather_weights, make_fabric, train, tune_cpu
 from world_model.training.objectives import LossFunction, dynamics_objective, latent_action_objective, tokenizer_objective
 
@@ -193,7 +193,7 @@ class Training:
             fabric.barrier()
 
         about = {"phase": dataclasses.asdict(phase), "seed": settings.seed, "model": dataclasses.asdict(model.config)}
-        for unlearned in ("sampling", "action_meanings"):  # of a Genie
+        for unlearned in UNLEARNED:
             about["model"].pop(unlearned, None)
         about["data"] = [file.fingerprint() for file in self.files] if settings.data else []
         about["start_from"] = None if settings.start_from is None else identify_model(settings.start_from)

@@ -18,8 +18,9 @@ FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 class WriteError(OSError):
     """A file for which there is no space; the old one is as it was."""
 
-    def __init__(self, path: Path, reason: object) -> None:
-        super().__init__(f"could not write {path} ({reason}) and left it as it was before: free disk space, then write it again")
+    @classmethod
+    def of(cls, path: Path, reason: object) -> WriteError:
+        return cls(f"could not write {path} ({reason}) and left it as it was before: free disk space, then write it again")
 
 
 @contextmanager
@@ -37,6 +38,6 @@ def replace_when_written(path: Path) -> Iterator[Path]:
     except OSError as error:
         if isinstance(error, WriteError) or error.errno not in FULL_DISK:
             raise
-        raise WriteError(path, error.strerror) from error
+        raise WriteError.of(path, error.strerror) from error
     finally:
         temporary.unlink(missing_ok=True)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from world_model.files import replace_when_written
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+UNLEARNED = ("action_meanings", "sampling")  # settings of a Genie that its weights do not depend on
 SHIPPED = Path(__file__).parent / "pretrained"
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -94,7 +95,7 @@ def identify_model(folder: str | Path) -> str:
     """
     folder = find_model(folder)
     name, config = _read_description(folder / CONFIG_FILE)
-    for unlearned in ("action_meanings", "sampling"):
+    for unlearned in UNLEARNED:
         config.pop(unlearned, None)
     digest = sha256(_describe(name, config).encode() + (folder / WEIGHTS_FILE).read_bytes()).hexdigest()
     return f"{folder.resolve().name}-{digest[:12]}"

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import gymnasium
 import numpy as np
@@ -143,13 +144,16 @@ def train_ppo(
 class PPOExpert:
     """A trained PPO policy as an expert for demonstrations; samples its actions, by `seed`.
 
-    Raises ValueError for a model that sees something else than one frame, as those of train_sighted.py and of fine-tuning do, or that
-    learned another game.
+    Raises ValueError for a damaged file, for a model that sees something else than one frame, as those of train_sighted.py and of
+    fine-tuning do, or that learned another game.
     """
 
     def __init__(self, folder: str | Path, seed: int = 0, game: str = "coinrun") -> None:
         # With the saved seed, loading would restart the random generators of the whole program.
-        self.model = PPO.load(Path(folder) / PPO_CHECKPOINT, device="cpu", custom_objects={"seed": None})
+        try:
+            self.model = PPO.load(Path(folder) / PPO_CHECKPOINT, device="cpu", custom_objects={"seed": None})
+        except (BadZipFile, ValueError) as error:
+            raise ValueError(f"{Path(folder) / PPO_CHECKPOINT} is damaged ({error}): train the expert again") from error
         self._generator = np.random.default_rng(seed)
         learned, *_ = vars(self.model).get("game_learned", [game])  # older models do not say it
         if learned != game:

@@ -145,7 +145,7 @@ def test_a_changed_setting_redoes_what_depends_on_it_and_nothing_else(monkeypatc
         ({"uncertainty_sampling": False}, cloned),
         ({"relabelling_confidence": 0.5}, {"relabelled_linear", "genie_lam_linear"}),  # it decides which samples are asked for, too
         ({"middle_pixels": 4}, {"relabelled_linear", "genie_lam_linear"}),
-        ({"mirrored_samples": True}, {"relabelled_linear", "genie_lam_linear"}),
+        ({"mirrored_samples": False}, {"relabelled_linear", "genie_lam_linear"}),
         ({"airborne_frames": 2}, {"relabelled_linear", "genie_lam_linear", "oracle"}),
         ({"relabelled_samples": (8,)}, {"relabelled_linear"}),
         ({"labelled_samples": (4, 8)}, {"genie_lam", "genie_lam_linear", "n_label_bc"}),

@@ -126,6 +126,11 @@ def test_the_latent_action_models_own_script_stops_in_time_too(tmp_path):
 def test_what_is_refused_ends_a_program_with_a_sentence(tmp_path):
     damaged = tmp_path / "results.csv"
     damaged.write_text(f"{','.join(COLUMNS)}\neasy,oracle\n")
+    results, binary, ppo = tmp_path / "good.csv", tmp_path / "picture.csv", tmp_path / "expert"
+    results.write_text(f"{','.join(COLUMNS)}\noracle,easy,,0,100,90\n")
+    binary.write_bytes(bytes(range(256)))
+    ppo.mkdir()
+    (ppo / "ppo.zip").write_bytes(b"cut short")
     for script, arguments, message in (
         ("bc_coinrun.py", ["--lam", "coinrun-smal"], "a model that ships: coinrun-small, lam-platformers"),
         ("evaluate_world_model.py", ["--model", "coinrun-smal"], "a model that ships: coinrun-small"),  # the other one is no world
@@ -137,6 +142,9 @@ def test_what_is_refused_ends_a_program_with_a_sentence(tmp_path):
         ("train_ppo.py", ["--folder", str(tmp_path / "ppo"), "--game", "coinrum"], "plunder, starpilot"),
         ("train_apprentice.py", ["--folder", str(tmp_path / "apprentice"), "--num-envs", "0"], "num_envs is 0"),
         ("plot_level_solve.py", ["missing.csv"], "missing.csv does not exist; give the results.csv of a finished run"),
+        ("plot_level_solve.py", [str(binary)], "no results.csv of bc_coinrun.py"),
+        ("plot_level_solve.py", [str(results), "--output", "level_solve.foo"], "level_solve.foo cannot be drawn; end its name with one of"),
+        ("bc_coinrun.py", ["--expert", str(ppo), "--agents", "oracle", "--runs", str(tmp_path / "runs")], "ppo.zip is damaged"),
         ("plot_level_solve.py", [str(damaged)], "line 2 is damaged; run bc_coinrun.py again, which writes it anew"),
     ):
         assert message in refuse(script, *arguments)

@@ -101,6 +101,8 @@ def test_decode_draws_what_encode_found() -> None:
     assert output.reconstruction.shape == frames.shape
     assert output.reconstruction.min() >= 0
     assert output.reconstruction.max() <= 1
+    of_bytes = VideoTokenizer(replace(TINY, num_codes=256)).eval()
+    assert torch.equal(of_bytes.decode(quantized.indices.to(torch.uint8)), of_bytes.decode(quantized.indices))
     for wrong in (quantized.indices - quantized.indices.max() - 1, quantized.indices + 10_000, quantized.indices.float()):
         with pytest.raises(ValueError, match=r"need whole numbers in 0 \.\.\. \d+, got"):
             model.decode(wrong)

@@ -44,7 +44,7 @@ class OutputFile(io.FileIO):
 
     def raise_error(self, path: Path) -> None:
         if self.error is not None:
-            raise WriteError(path, self.error.strerror) from self.error
+            raise WriteError.of(path, self.error.strerror) from self.error
 
 
 @contextmanager

@@ -79,7 +79,8 @@ class VectorQuantizer(nn.Module):
     def check(self, indices: Tensor) -> None:
         """Raises ValueError for indices (...) of which `lookup` would make something else: fractions, -1, or more than there are codes."""
         whole = indices.dtype != torch.bool and not indices.is_floating_point() and not indices.is_complex()
-        if not whole or ((indices < 0) | (indices >= len(self.codes))).any():
+        places = indices.long()  # a byte is never more than 256 codes
+        if not whole or ((places < 0) | (places >= len(self.codes))).any():
             raise ValueError(f"need whole numbers in 0 ... {len(self.codes) - 1}, got {indices.dtype} {indices.flatten()[:8].tolist()} ...")
 
     def lookup(self, indices: Tensor) -> Tensor:

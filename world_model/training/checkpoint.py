@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from world_model.files import WriteError, replace_when_written
+from world_model.serialization import UNLEARNED
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -36,7 +37,7 @@ def save_checkpoint(path: Path, state: TrainingState, step: int, fabric: Fabric)
     """Write all that `load_checkpoint` needs; a crash while writing leaves the previous checkpoint untouched. All processes call it."""
     tensors = {name: tensor.detach() for name, tensor in state.tensors().items()} | {"torch_generator": torch.get_rng_state()}
     configs = {"config": dataclasses.asdict(state.config), "model": model_config(state.model)}
-    progress = json.dumps({"step": step, **configs, "batches": state.batches.state_dict()})
+    progress = json.dumps({"step": step, **configs, "batches": state.batches.state_dict()}, default=str)
     if path.is_dir() or is_sharded(tensors):
         _save_folder(path, tensors, progress, step, fabric)
     elif fabric.is_global_zero:
@@ -45,7 +46,7 @@ def save_checkpoint(path: Path, state: TrainingState, step: int, fabric: Fabric)
             try:
                 save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, {"progress": progress})
             except SafetensorError as error:
-                raise WriteError(path, error) from error
+                raise WriteError.of(path, error) from error
 
 
 def load_checkpoint(path: Path, state: TrainingState) -> int:
@@ -62,10 +63,10 @@ def load_checkpoint(path: Path, state: TrainingState) -> int:
     try:
         progress, shapes = _read_folder(path) if path.is_dir() else _read_file(path)
         step, config, position = int(progress["step"]), dict(progress["config"]), progress["batches"]
-        trained = dict(progress["model"])
+        trained = dict(progress.get("model", model_config(state.model)))  # checkpoints of earlier versions do not say it
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not a readable training checkpoint ({error}); {remedy}") from error
-    for theirs, ours in ((config, dataclasses.asdict(state.config)), (trained, json.loads(json.dumps(model_config(state.model))))):
+    for theirs, ours in ((config, dataclasses.asdict(state.config)), (trained, model_config(state.model))):
         if changed := [f"{name} {theirs.get(name)}, not {ours.get(name)}" for name in ours | theirs if theirs.get(name) != ours.get(name)]:
             raise ValueError(f"the checkpoint was trained with {'; '.join(changed)}; {remedy}")
     expected = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
@@ -86,10 +87,11 @@ def load_checkpoint(path: Path, state: TrainingState) -> int:
 
 
 def model_config(model: nn.Module) -> dict[str, Any]:
-    """The settings of a model, or of the one that it holds; none of a module that has no `config`."""
+    """The settings of a model, or of the one that it holds, as JSON gives them back; none of a module that has no `config`."""
     configs = (module.config for module in model.modules() if dataclasses.is_dataclass(getattr(module, "config", None)))
     config: Any = next(configs, None)
-    return {} if config is None else dataclasses.asdict(config)
+    settings = {} if config is None else dataclasses.asdict(config)
+    return json.loads(json.dumps({name: value for name, value in settings.items() if name not in UNLEARNED}, default=str))
 
 
 def is_sharded(tensors: dict[str, Tensor]) -> bool:
@@ -113,7 +115,13 @@ def _save_folder(folder: Path, tensors: dict[str, Tensor], progress: str, step: 
         temporary.mkdir(parents=True)
     fabric.barrier()
     writer = distributed_checkpoint.HuggingFaceStorageWriter(str(temporary), save_distributed=True)
-    distributed_checkpoint.save(tensors, storage_writer=writer, no_dist=not torch.distributed.is_initialized())
+    try:
+        distributed_checkpoint.save(tensors, storage_writer=writer, no_dist=not torch.distributed.is_initialized())
+    except distributed_checkpoint.CheckpointException as error:  # no Exception, and its message is a traceback
+        causes = [cause for cause, _ in error.failures.values()]
+        if not all(isinstance(cause, OSError | SafetensorError) for cause in causes):
+            raise
+        raise WriteError.of(folder, causes[0]) from error
     fabric.barrier()
     if fabric.is_global_zero:
         (temporary / "progress.json").write_text(progress)
