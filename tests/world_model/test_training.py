@@ -374,15 +374,19 @@ def test_validation_leaves_the_training_as_it_was() -> None:
     assert_same_weights(whole, watched)
 
 
-def test_a_full_disk_leaves_the_checkpoint_before_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_a_full_disk_leaves_the_checkpoint_before_it(tmp_path: Path, kind: str) -> None:
     resource = pytest.importorskip("resource")
     config, path, (_, most) = TrainingConfig(steps=6), tmp_path / "run.safetensors", resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    if kind == "folder":
+        path.mkdir()
 
     def fill_the_disk(step: int) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100 if step == 4 else most, most))
 
     try:
-        with pytest.raises(WriteError, match=r"could not write .*run\.safetensors \(.*File too large.*free disk space"):
+        with pytest.raises(WriteError, match=r"could not write .*run\.safetensors.*File too large.*free disk space"):
             run(config, path, validate=fill_the_disk, validate_every=1)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
