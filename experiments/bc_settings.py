@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from checks import check_counts
+
 from genie_agents.coinrun import (
     DEMONSTRATION_LEVELS,
     DIFFICULTIES,
@@ -99,8 +101,7 @@ class LatentActionSettings:
         if not self.difficulties:
             raise ValueError("difficulties is empty; choose easy, hard or both")
         check_distinct(self, "difficulties", "lam_games")
-        if self.seed < 0:
-            raise ValueError(f"seed is {self.seed}; choose 0 or more")
+        check_counts(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,9 +191,7 @@ class Settings(LatentActionSettings):
         super().__post_init__()
         if not 1 <= self.levels <= len(DEMONSTRATION_LEVELS):
             raise ValueError(f"levels is {self.levels}; record from 1 to {len(DEMONSTRATION_LEVELS)}")
-        for name in ("seeds", "evaluation_levels", "max_steps", "cloning_batch_size", "n_label_batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; choose 1 or more")
+        check_counts(self, "seeds", "evaluation_levels", "max_steps", "cloning_batch_size", "n_label_batch_size")
         if self.seeds * self.evaluation_levels > len(TEST_LEVELS):
             raise ValueError(f"seeds x evaluation_levels is {self.seeds * self.evaluation_levels}; there are {len(TEST_LEVELS)} levels")
         for name in ("temperature", "n_label_temperature"):

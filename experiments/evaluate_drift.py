@@ -25,6 +25,7 @@ import matplotlib
 import numpy as np
 import torch
 import tyro
+from checks import check_counts
 from recording import record
 from report import markdown_table, write_results
 from run_cache import RunCache
@@ -88,8 +89,7 @@ class Settings:
         longest = math.inf if self.data else MAX_EPISODE_STEPS
         if not self.lengths or not all(WINDOW < length <= longest for length in self.lengths):
             raise ValueError(f"lengths are {self.lengths}; give some of {WINDOW + 1} to {longest} frames")
-        if self.worlds < 1:
-            raise ValueError(f"worlds is {self.worlds}; give at least 1")
+        check_counts(self, "worlds")
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 import tyro
 from bc_report import known_actions, label_report, name_keys
+from checks import check_counts
 from progress import training_bar
 from report import markdown_table, write_results
 from run_cache import RunCache
@@ -63,6 +64,7 @@ class Settings:
     """seed of recording and of the supervised model's training"""
 
     def __post_init__(self) -> None:
+        check_counts(self, "idm_steps")
         if not self.difficulties:
             raise ValueError("difficulties is empty; choose easy, hard or both")
         for name, available in (("levels", TEST_LEVELS), ("idm_levels", WORLD_MODEL_LEVELS)):

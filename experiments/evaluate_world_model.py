@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import tyro
+from checks import check_counts
 from report import markdown_table, write_results
 from run_cache import RunCache
 from stopping import refusing
@@ -66,8 +67,7 @@ class Settings:
             raise ValueError("test plays CoinRun's test levels, and data gives other videos: leave out one of them")
         if self.frames < 4:
             raise ValueError(f"frames is {self.frames}; predict at least 4, as the control that actions have is measured at the fourth")
-        if self.prompt_frames < 1 or self.clips < 1:
-            raise ValueError(f"prompt_frames is {self.prompt_frames} and clips {self.clips}; give at least 1 of each")
+        check_counts(self, "prompt_frames", "clips")
         if not self.data and self.prompt_frames + self.frames > MIXED.max_steps + 1:
             raise ValueError(
                 f"prompt_frames is {self.prompt_frames} and frames {self.frames}, and CoinRun's videos have {MIXED.max_steps + 1} at most"

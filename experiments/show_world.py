@@ -18,6 +18,7 @@ from typing import Literal
 import numpy as np
 import torch
 import tyro
+from checks import check_counts
 from evaluate_world_model import redraw_and_imagine
 from pictures import film_strips, save
 from PIL import Image
@@ -67,9 +68,7 @@ class Settings:
     def __post_init__(self) -> None:
         if not self.prompts:
             raise ValueError("prompts is empty; choose at least one")
-        for name in ("repeats", "worlds", "frames", "hold", "scale"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; give at least 1")
+        check_counts(self, "repeats", "worlds", "frames", "hold", "scale")
 
 
 def action_rows(genie: Genie, prompt: torch.Tensor, repeats: int, seed: int) -> list[tuple[str, torch.Tensor]]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
+from checks import check_counts
 from progress import training_bar
 from stopping import refusing, stoppable
 
@@ -43,11 +44,7 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("num_envs", "batch_size", "memory_size", "devices"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; choose 1 or more")
-        if self.seed < 0:
-            raise ValueError(f"seed is {self.seed}; choose 0 or more")
+        check_counts(self, "num_envs", "batch_size", "memory_size", "devices")
 
 
 @refusing()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 import tyro
+from checks import check_counts
 from stopping import refusing, stoppable
 from tqdm import tqdm
 
@@ -34,11 +35,7 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("num_envs", "steps_per_rollout"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; choose 1 or more")
-        if self.seed < 0:
-            raise ValueError(f"seed is {self.seed}; choose 0 or more")
+        check_counts(self, "num_envs", "steps_per_rollout")
 
 
 @refusing()

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import tyro
+from checks import check_counts
 from stopping import refusing, stoppable
 from tqdm import tqdm
 
@@ -59,11 +60,7 @@ class Settings:
     def __post_init__(self) -> None:
         if not 1 <= self.levels <= len(DEMONSTRATION_LEVELS):
             raise ValueError(f"levels is {self.levels}; read from 1 to {len(DEMONSTRATION_LEVELS)}")
-        for name in ("num_envs", "decisions_per_rollout", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; choose 1 or more")
-        if self.seed < 0:
-            raise ValueError(f"seed is {self.seed}; choose 0 or more")
+        check_counts(self, "num_envs", "decisions_per_rollout", "batch_size")
         if (self.apprentice is None) == (self.expert is None):
             raise ValueError("it begins as an apprentice or as another expert: give one of --apprentice and --expert")
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from checks import check_counts
+
 from genie_agents.coinrun import WORLD_MODEL_LEVELS
 from world_model import GenieConfig
 from world_model.presets import coinrun_base, coinrun_paper, coinrun_small, dynamics_ladder, platformers, tiny
@@ -111,8 +113,7 @@ class Settings:
                 raise ValueError(f"{name}: clips of {phase.clip_length} frames are shorter than the temporal window of {window}")
         if not 4 <= self.levels <= len(WORLD_MODEL_LEVELS):
             raise ValueError(f"levels is {self.levels}; choose 4 to {len(WORLD_MODEL_LEVELS)}")
-        if self.seed < 0:
-            raise ValueError(f"seed is {self.seed}; choose 0 or more")
+        check_counts(self)
         transitions = self.latent_actions.batch_size * (self.latent_actions.clip_length - 1)
         if "latent_actions" in self.phases and transitions < 2:
             raise ValueError(f"latent_actions: its batches have {transitions} transitions; give larger batches, or longer clips")

@@ -135,9 +135,10 @@ def test_what_is_refused_ends_a_program_with_a_sentence(tmp_path):
         ("bc_coinrun.py", ["--lam", "coinrun-smal"], "a model that ships: coinrun-small, lam-platformers"),
         ("evaluate_world_model.py", ["--model", "coinrun-smal"], "a model that ships: coinrun-small"),  # the other one is no world
         ("evaluate_world_model.py", ["--data", "missing.h5"], "check the path, or write the file with VideoWriter"),
+        ("evaluate_world_model.py", ["--seed", "-1"], "seed is -1; choose 0 or more"),
         ("evaluate_drift.py", ["--data", "missing.h5"], "check the path, or write the file with VideoWriter"),
         ("evaluate_drift.py", ["--anchor-frames", "50"], "a window of 16 frames asks for fewer"),
-        ("evaluate_latent_actions.py", ["--idm-steps", "0"], "steps is 0; train for at least 1 step"),
+        ("evaluate_latent_actions.py", ["--idm-steps", "0"], "idm_steps is 0; choose 1 or more"),
         ("show_world.py", ["--data", "missing.h5"], "check the path, or write the file with VideoWriter"),
         ("train_ppo.py", ["--folder", str(tmp_path / "ppo"), "--game", "coinrum"], "plunder, starpilot"),
         ("train_apprentice.py", ["--folder", str(tmp_path / "apprentice"), "--num-envs", "0"], "num_envs is 0"),

@@ -191,7 +191,7 @@ def test_what_cannot_be_measured_is_said_in_a_sentence():
     with pytest.raises(ValueError, match="predict at least 4"):
         evaluate_world_model.Settings(frames=3)
     for few in ({"prompt_frames": 0}, {"clips": 0}):
-        with pytest.raises(ValueError, match="give at least 1 of each"):
+        with pytest.raises(ValueError, match="choose 1 or more"):
             evaluate_world_model.Settings(**few)
     with pytest.raises(ValueError, match="frames 100, and CoinRun's videos have 101"):
         evaluate_world_model.Settings(prompt_frames=2, frames=100)
@@ -202,7 +202,7 @@ def test_what_cannot_be_measured_is_said_in_a_sentence():
             evaluate_latent_actions.Settings(**levels)
     with pytest.raises(ValueError, match="give some of 9 to 1000"):
         evaluate_drift.Settings(lengths=(1001,))
-    with pytest.raises(ValueError, match="give at least 1"):
+    with pytest.raises(ValueError, match="choose 1 or more"):
         evaluate_drift.Settings(worlds=0)
     with pytest.raises(ValueError, match="difficulties is empty"):
         evaluate_drift.Settings(difficulties=())
