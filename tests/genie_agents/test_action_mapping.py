@@ -134,6 +134,14 @@ def test_a_classifier_may_have_any_number_of_labels_of_any_width():
     np.testing.assert_array_equal(classifier.predict(features), labels)
 
 
+def test_a_layer_alone_begins_the_same_whatever_the_seed_and_a_network_does_not():
+    rng = np.random.default_rng(0)
+    features, actions = rng.normal(size=(16, 40)).astype(np.float32), rng.integers(0, 2, 16)
+    for hidden, same in ((0, True), (8, False)):
+        first, second = (FeatureClassifier.fit(features, actions, hidden=hidden, steps=3, seed=seed).logits(features) for seed in (0, 1))
+        assert np.array_equal(first, second) == same
+
+
 def test_few_samples_read_the_feature_that_is_emphasised_from_among_noise():
     """The last of 200 features tells the action."""
     rng = np.random.default_rng(0)

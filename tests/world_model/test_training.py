@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import make_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -410,6 +410,10 @@ def test_other_configurations_models_and_damaged_files_are_refused(tmp_path: Pat
     train(configured, loss_function, NumberedBatches(), TrainingConfig(steps=3), checkpoint=tmp_path / "window.safetensors")
     with pytest.raises(ValueError, match="trained with temporal_window 2, not 1; remove .* to start anew"):
         train(narrower, loss_function, NumberedBatches(), TrainingConfig(steps=3), checkpoint=tmp_path / "window.safetensors")
+    for built, unlearned in ((configured, "before"), (narrower, "after")):  # what no weight depends on
+        built.config = make_dataclass("Config", [("sampling", str), ("width", int)])(unlearned, 8)
+    train(configured, loss_function, NumberedBatches(), TrainingConfig(steps=3), checkpoint=tmp_path / "sampling.safetensors")
+    assert train(narrower, loss_function, NumberedBatches(), TrainingConfig(steps=3), checkpoint=tmp_path / "sampling.safetensors") == 3
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ValueError, match="not a readable training checkpoint"):
         run(TrainingConfig(steps=3), path)
