@@ -22,9 +22,10 @@ types: .venv/installed-test
 imports: .venv/installed-test
 	$(BIN)/lint-imports
 
-# A process a core, of one thread each: on models as small as the tests', threads mostly wait for each other.
+# A process a core, of one thread each: on models as small as the tests', threads mostly wait for each other. In the files' order: by
+# itself xdist begins with the files of most tests, and the longest, of two tests, would come last, when the other processes are done.
 pytest: .venv/installed-test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
