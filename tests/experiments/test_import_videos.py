@@ -1,0 +1,38 @@
+"""The script that makes HDF5 videos of ordinary ones, through its command line."""
+
+import numpy as np
+from ordinary_video import write_ordinary_video
+from scripts import refuse, run, say
+
+from world_model.data import VideoFile
+
+
+def test_videos_are_imported_once_and_what_cannot_be_read_is_named_at_the_end(tmp_path):
+    frames = np.random.default_rng(0).integers(0, 256, (2, 40, 48, 32, 3), dtype=np.uint8)
+    good, other, bad = (tmp_path / name for name in ("good.mkv", "other.mkv", "bad.mp4"))
+    for path, clip in ((good, frames[0]), (other, frames[1])):
+        write_ordinary_video(path, clip, rate=20)
+    bad.write_text("words")
+    arguments = (good, bad, other, "--output", tmp_path / "videos", "--height", "24", "--width", "16", "--cut-threshold", "None")
+    result = run("import_videos.py", *arguments)
+    assert result.returncode == 1 and "Traceback" not in result.stderr, result.stderr
+    assert result.stderr.rstrip().splitlines()[-1].startswith(f"{bad} cannot be read as a video"), result.stderr
+    assert f"| {tmp_path / 'videos' / 'good.h5'} | 1 | 20 |" in result.stdout and "other.h5 | 1 | 20 |" in result.stdout
+    with VideoFile(tmp_path / "videos" / "good.h5") as video:
+        assert video.frame_shape == (24, 16, 3) and video.num_frames == 20
+    assert (tmp_path / "videos" / "good.png").read_bytes()[:4] == b"\x89PNG"
+    assert sorted(path.name for path in (tmp_path / "videos").iterdir()) == ["good.h5", "good.png", "other.h5", "other.png"]
+
+    before = (tmp_path / "videos" / "good.h5").stat().st_mtime_ns
+    again = say("import_videos.py", good, *arguments[3:])
+    assert again.returncode == 0 and "good.h5 | 1 | 20 |" in again.stdout, again.stderr
+    assert (tmp_path / "videos" / "good.h5").stat().st_mtime_ns == before, "a video was read again"
+    other_rate = say("import_videos.py", good, *arguments[3:], "--frames-per-second", "20")
+    assert "good.h5 | 1 | 40 |" in other_rate.stdout, other_rate.stderr
+
+
+def test_bad_options_are_refused(tmp_path):
+    assert "videos is empty" in refuse("import_videos.py")
+    assert "two videos would become" in refuse("import_videos.py", "a/play.mp4", "b/play.mkv", "--output", tmp_path)
+    assert "frames_per_second is 0" in refuse("import_videos.py", "a.mp4", "--frames-per-second", "0", "--output", tmp_path)
+    assert f"no video at {tmp_path / 'none.mp4'}" in refuse("import_videos.py", tmp_path / "none.mp4", "--output", tmp_path / "videos")
