@@ -37,6 +37,7 @@ class RolloutState:
     frames: Tensor
     begun: Tensor
     generators: list[Tensor]
+    weights: Tensor
 
 
 class Rollout:
@@ -73,6 +74,7 @@ class Rollout:
         self.frames = torch.zeros(num_worlds, *genie.prompts.shape[1:], dtype=torch.uint8, device=device)
         self._generators = [torch.Generator(device).manual_seed(world) for world in range(num_worlds)]
         self._begun = torch.zeros(num_worlds, dtype=torch.bool, device=device)
+        self._weights = torch.stack([weight.detach().double().sum() for weight in genie.parameters()])  # tells one Genie from another
 
     @property
     def tokens(self) -> Tensor:
@@ -194,11 +196,12 @@ class Rollout:
             frames=self.frames,
             begun=self._begun.clone(),
             generators=generators,
+            weights=self._weights,
         )
 
     def set_state(self, state: RolloutState) -> None:
         """Return to a state that `get_state` of a Rollout with as many worlds of the same Genie gave; ValueError for other shapes,
-        another dtype or device."""
+        another dtype or device, or other weights."""
         if state.frames.shape != self.frames.shape:
             raise ValueError(f"the state holds worlds of shape {tuple(state.frames.shape)} and this rollout {tuple(self.frames.shape)}")
         if state.recent_tokens.shape != self._recent_tokens.shape:
@@ -211,6 +214,8 @@ class Rollout:
             places = [f"{cache.layers[0].keys.dtype} on {cache.layers[0].keys.device}" for cache in (theirs, ours)]
             if places[0] != places[1]:
                 raise ValueError(f"the state is of {places[0]}, and this rollout of {places[1]}: give both the same dtype and device")
+        if not torch.equal(state.weights, self._weights):
+            raise ValueError("the state is of another Genie, of other weights: return to it in a rollout of the Genie that it is from")
         every = torch.arange(self.num_worlds, device=self.device)
         self._past, self._drawn = state.past.take(every), state.drawn.take(every)
         self._last, self.frames = state.last, state.frames

@@ -1,5 +1,6 @@
 """Worlds roll on alone or together, repeat by their seeds, and equal the whole video computed at once."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -180,6 +181,12 @@ def test_a_state_of_other_worlds_is_refused(genie: Genie) -> None:
         Rollout(deeper, 2).set_state(rollout.get_state())
     with pytest.raises(ValueError, match=r"is of torch.float32 on cpu, and this rollout of torch.bfloat16 on cpu: give both the same"):
         Rollout(genie, 2, dtype=torch.bfloat16).set_state(rollout.get_state())
+    learned = copy.deepcopy(genie)
+    Rollout(learned, 2).set_state(rollout.get_state())
+    with torch.no_grad():
+        learned.dynamics.head.bias[0] += 1
+    with pytest.raises(ValueError, match="another Genie, of other weights"):
+        Rollout(learned, 2).set_state(rollout.get_state())
 
 
 def read_prompt(genie: Genie, prompts: Tensor) -> tuple[Tensor, Tensor]:
