@@ -23,6 +23,8 @@ from world_model.data.video_file import VideoFile, VideoFileError, VideoWriter
 
 GRID = 32  # pixels a side of the grey pictures by which cuts are found
 LARGEST_SHIFT = 5  # of these pixels, between two frames without a cut
+# Down and right, the least first: most frames differ by little from the one before.
+SHIFTS = sorted(itertools.product(range(-LARGEST_SHIFT, LARGEST_SHIFT + 1), repeat=2), key=lambda shift: abs(shift[0]) + abs(shift[1]))
 EARLY = 0.1  # of a period, by which a frame may come too soon: many formats round times to milliseconds
 LONGEST_EPISODE = 2**28  # bytes: what is longer is divided, as an episode is written as a whole
 
@@ -101,8 +103,7 @@ def is_cut(before: np.ndarray, after: np.ndarray, threshold: float) -> bool:
     a threshold of 14, 306 of 335 cuts between levels of ten Procgen games were found, and 8 of 17,700 other transitions taken for cuts.
     """
     first, second = _grid(before), _grid(after)
-    shifts = sorted(itertools.product(range(-LARGEST_SHIFT, LARGEST_SHIFT + 1), repeat=2), key=lambda shift: abs(shift[0]) + abs(shift[1]))
-    for down, right in shifts:  # the least first: most frames differ by little from the one before
+    for down, right in SHIFTS:
         there = first[max(0, down) : GRID + down, max(0, right) : GRID + right]
         here = second[max(0, -down) : GRID - down, max(0, -right) : GRID - right]
         if np.abs(there - here).mean() <= threshold:
