@@ -76,11 +76,14 @@ def main() -> None:
         for source in settings.videos:
             target = settings.output / f"{source.stem}.h5"
             try:
-                if not is_imported(source, target, settings.frames):
-                    import_one(source, target, settings.frames)
-            except (FileNotFoundError, ValueError) as error:  # the others are imported all the same
-                refused.append(str(error))
+                with refusing():
+                    if not is_imported(source, target, settings.frames):
+                        import_one(source, target, settings.frames)
+            except SystemExit as refusal:  # the others are imported all the same
+                refused.append(str(refusal))
                 continue
+            except ImportError as error:
+                raise SystemExit(str(error)) from None
             with VideoFile(target) as video:
                 draw(video, target.with_suffix(".png"))
                 rows.append([str(target), str(video.num_episodes), str(video.num_frames)])

@@ -1,5 +1,7 @@
 """The script that makes HDF5 videos of ordinary ones, through its command line."""
 
+import sys
+
 import numpy as np
 from ordinary_video import write_ordinary_video
 from scripts import refuse, run, say
@@ -29,6 +31,12 @@ def test_videos_are_imported_once_and_what_cannot_be_read_is_named_at_the_end(tm
     assert (tmp_path / "videos" / "good.h5").stat().st_mtime_ns == before, "a video was read again"
     other_rate = say("import_videos.py", good, *arguments[3:], "--frames-per-second", "20")
     assert "good.h5 | 1 | 40 |" in other_rate.stdout, other_rate.stderr
+
+
+def test_without_its_library_it_says_how_to_get_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    (tmp_path / "a.mp4").write_text("words")
+    assert 'pip install "genie-agents[video]"' in refuse("import_videos.py", tmp_path / "a.mp4", "--output", tmp_path / "videos")
 
 
 def test_bad_options_are_refused(tmp_path):
