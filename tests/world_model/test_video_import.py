@@ -7,13 +7,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ordinary_video import write_ordinary_video
+from evaluate_video_import import write_video
 
 from world_model.data import VideoFile, VideoImportConfig, import_video, is_cut, is_imported, video_import
 
 
 def uncut(**settings: Any) -> VideoImportConfig:
     return VideoImportConfig(**{"height": 16, "width": 16, "cut_threshold": None, "shortest_episode": 4} | settings)
+
+
+def write_lossless(path: Path, frames: np.ndarray, *, rate: int = 10) -> Path:
+    times = [round(1000 * index / rate) for index in range(len(frames))]
+    return write_video(path, frames, times, codec="ffv1", pixel_format="bgr0")
 
 
 def grey(levels: Sequence[int], height: int = 16, width: int = 16) -> np.ndarray:
@@ -38,13 +43,13 @@ def levels_of(path: Path) -> list[int]:
 
 @pytest.mark.parametrize(("frames_per_second", "taken"), [(10, range(0, 60, 3)), (30, range(60)), (100, range(60)), (7.5, range(0, 60, 4))])
 def test_frames_are_taken_at_the_rate_that_was_asked_for(tmp_path: Path, frames_per_second: float, taken: range) -> None:
-    source = write_ordinary_video(tmp_path / "a.mkv", grey(range(60)), rate=30)
+    source = write_lossless(tmp_path / "a.mkv", grey(range(60)), rate=30)
     import_video(source, tmp_path / "a.h5", uncut(frames_per_second=frames_per_second))
     assert levels_of(tmp_path / "a.h5") == list(taken)
 
 
 def test_of_an_unsteady_video_each_period_gives_one_frame_at_most(tmp_path: Path) -> None:
-    source = write_ordinary_video(tmp_path / "a.mkv", grey(range(7)), milliseconds=[0, 40, 80, 120, 500, 540, 610])
+    source = write_video(tmp_path / "a.mkv", grey(range(7)), [0, 40, 80, 120, 500, 540, 610], codec="ffv1", pixel_format="bgr0")
     import_video(source, tmp_path / "a.h5", uncut())
     assert levels_of(tmp_path / "a.h5") == [0, 3, 4, 6]
 
@@ -53,7 +58,7 @@ def test_the_middle_is_scaled_to_the_size(tmp_path: Path) -> None:
     frames = grey([0] * 20, height=32, width=64)
     frames[:, :, 16:48] = [255, 0, 0]
     frames[:, :16, 16:48] = [0, 0, 255]
-    source = write_ordinary_video(tmp_path / "wide.mkv", frames)
+    source = write_lossless(tmp_path / "wide.mkv", frames)
     import_video(source, tmp_path / "a.h5", uncut())
     with VideoFile(tmp_path / "a.h5") as video:
         assert video.frame_shape == (16, 16, 3)
@@ -63,7 +68,7 @@ def test_the_middle_is_scaled_to_the_size(tmp_path: Path) -> None:
 
 def test_episodes_end_at_cuts_and_not_where_the_picture_scrolls(tmp_path: Path) -> None:
     scenes = [scroll(seed, length) for seed, length in ((0, 20), (1, 30), (2, 5), (3, 17))]
-    source = write_ordinary_video(tmp_path / "a.mkv", np.concatenate(scenes), rate=10)
+    source = write_lossless(tmp_path / "a.mkv", np.concatenate(scenes), rate=10)
     import_video(source, tmp_path / "a.h5")
     with VideoFile(tmp_path / "a.h5") as video:  # the third scene is too short for an episode
         assert np.diff(video.episode_starts).tolist() == [20, 30, 17]
@@ -82,34 +87,34 @@ def test_a_shift_of_a_sixth_is_no_cut_and_another_place_is_one() -> None:
 
 def test_what_is_longer_than_memory_allows_is_divided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(video_import, "LONGEST_EPISODE", 25 * 16 * 16 * 3)
-    source = write_ordinary_video(tmp_path / "a.mkv", grey(range(70)), rate=10)
+    source = write_lossless(tmp_path / "a.mkv", grey(range(70)), rate=10)
     import_video(source, tmp_path / "a.h5", uncut())
     with VideoFile(tmp_path / "a.h5") as video:
         assert np.diff(video.episode_starts).tolist() == [25, 25, 20]
 
 
 def test_progress_counts_seconds(tmp_path: Path) -> None:
-    source, calls = write_ordinary_video(tmp_path / "a.mkv", grey(range(40)), rate=20), []
+    source, calls = write_lossless(tmp_path / "a.mkv", grey(range(40)), rate=20), []
     import_video(source, tmp_path / "a.h5", uncut(), progress=lambda done, in_all: calls.append((done, in_all)))
     assert [round(done, 3) for done, _ in calls] == [round(0.1 * step, 3) for step in range(20)]
     assert all(in_all == pytest.approx(2.0, abs=0.06) for _, in_all in calls)
 
 
 def test_a_result_is_known_again_by_source_and_settings(tmp_path: Path) -> None:
-    source, target, config = write_ordinary_video(tmp_path / "a.mkv", grey(range(40))), tmp_path / "a.h5", uncut()
+    source, target, config = write_lossless(tmp_path / "a.mkv", grey(range(40))), tmp_path / "a.h5", uncut()
     assert not is_imported(source, target, config)
     target.write_bytes(b"something else")
     assert not is_imported(source, target, config)
     import_video(source, target, config)
     assert is_imported(source, target, config)
     assert not is_imported(source, target, uncut(frames_per_second=5))
-    write_ordinary_video(source, grey(range(60)))
+    write_lossless(source, grey(range(60)))
     assert not is_imported(source, target, config)
 
 
 def test_what_is_no_video_is_refused_and_nothing_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, target, config = (
-        write_ordinary_video(tmp_path / "a.mp4", grey(range(40)), codec="mpeg4"),
+        write_video(tmp_path / "a.mp4", grey(range(40)), range(0, 4000, 100), codec="mpeg4"),
         tmp_path / "a.h5",
         uncut(),
     )
