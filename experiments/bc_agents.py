@@ -49,9 +49,10 @@ class Agents:
         return LatentToRealMapping.fit(latent_actions, actions, num_codes=videos.labeller.num_codes)
 
     def frame_mapping(self, kind: str, difficulty: str, seed: int, count: int) -> FrameMapping:
-        """From latent actions and the frames in which they are chosen to keys, by `count` labelled samples."""
+        """From latent actions and the frames in which they are chosen to keys, by `count` labelled samples: not by those that relabelling
+        asks for, of which so many are rare keys that a mapping without the middle of the picture names them far too often."""
         videos = self.videos
-        samples = self.samples.questioned(difficulty, seed, count)
+        samples = self.samples.spread(difficulty, seed, count)
         latent_actions, actions = videos.latent_actions[difficulty][samples], videos.true_actions[difficulty][samples]
         features = videos.frame_features[difficulty][samples].astype(np.float32)
         inputs = FrameMapping.join(latent_actions, features, num_codes=videos.labeller.num_codes)

@@ -98,7 +98,6 @@ class Study:
             about |= {"seed": settings.seed, "temperature": temperature}
         if name in RECIPES:
             about |= {"recipe": dataclasses.asdict(RECIPES[name])}
-            about |= {} if RECIPES[name].mapping == "dictionary" else self.agents.samples.about_questions()
         places = [(seed, count) for seed in range(settings.seeds) for count in self.agents.counts(name)]
         rows = []
         for seed, count in tqdm(places, desc=f"play {name}, {difficulty}", unit="evaluation", dynamic_ncols=True):

@@ -222,11 +222,10 @@ class Settings(LatentActionSettings):
                 raise ValueError(f"{name} needs at least one number, each at least 1")
         check_distinct(self, "agents", "labelled_samples", "relabelled_samples")
         for agent in (*self.agents, *((self.finetune_agent,) if self.finetune_steps else ())):
-            if (recipe := RECIPES.get(agent)) is None or recipe.mapping == "dictionary":
-                continue
-            name = "relabelled_samples" if recipe.order == "map_then_clone" else "labelled_samples"
-            if max(getattr(self, name)) > POOL:
-                raise ValueError(f"{name} has {max(getattr(self, name))}; {agent} chooses at most {POOL}")
+            recipe = RECIPES.get(agent)
+            asks = recipe is not None and recipe.order == "map_then_clone" and recipe.mapping != "dictionary"
+            if asks and max(self.relabelled_samples) > POOL:
+                raise ValueError(f"relabelled_samples has {max(self.relabelled_samples)}; {agent} chooses at most {POOL}")
         if not 0 <= self.airborne_frames <= SHORTEST_JUMP - 1:
             raise ValueError(f"airborne_frames is {self.airborne_frames}; choose from 0 to {SHORTEST_JUMP - 1}, when a jump may be over")
         if self.middle_pixels not in range(0, FRAME_SHAPE[0] + 1, 2):

@@ -113,6 +113,19 @@ def test_early_in_a_jump_relabelling_tells_the_direction_alone(monkeypatch):
     assert doubtful[early].any() and not doubtful[~early].any()
 
 
+def test_a_mapping_that_sees_the_frame_learns_from_samples_spread_over_latent_actions(monkeypatch):
+    """Of the samples that relabelling asks for, many are rare keys."""
+    study = Study(PRESETS["smoke"])
+    keys, features = np.array([RIGHT, RIGHT_UP] * 4), np.zeros((8, 128), dtype=np.float16)
+    monkeypatch.setitem(study.videos.__dict__, "latent_actions", {"easy": np.arange(8) % 2})
+    monkeypatch.setitem(study.videos.__dict__, "true_actions", {"easy": keys})
+    monkeypatch.setitem(study.videos.__dict__, "frame_features", {"easy": features})
+    monkeypatch.setattr(study.agents.samples, "questioned", lambda *_: pytest.fail("asked for by the questions of relabelling"))
+    mapping = study.agents.frame_mapping("linear", "easy", 0, 4)
+    seen = mapping.join(np.arange(8) % 2, features, num_codes=mapping.num_codes)
+    np.testing.assert_array_equal(mapping.classifier.predict(seen.astype(np.float32)), keys)
+
+
 def test_early_in_a_jump_the_oracle_learns_the_direction_alone(monkeypatch, tmp_path):
     """Of each press of UP the first frame is the take-off; what follows the end of an episode follows none."""
     keys, given = np.array([RIGHT, RIGHT_UP, RIGHT_UP, RIGHT_UP, RIGHT_UP, RIGHT, RIGHT_UP, -1, RIGHT, RIGHT]), []
