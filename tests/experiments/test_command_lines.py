@@ -181,7 +181,6 @@ def test_a_name_that_is_none_is_refused_before_anything_is_recorded(tmp_path):
     [
         ({"agents": ()}, "agents is empty"),
         ({"train_lam": True, "lam_games": ("pong",)}, "lam_games is pong; choose one or more of bigfish"),
-        ({"agents": ("genie_lam_network",), "labelled_samples": (20_001,)}, "labelled_samples has 20001; genie_lam_network chooses"),
         ({"agents": ("relabelled_linear",), "relabelled_samples": (16, 20_001)}, "relabelled_samples has 20001"),
         ({"agents": ("oracle",), "finetune_steps": 5, "relabelled_samples": (20_001,)}, "relabelled_samples has 20001"),
         ({"relabelling_confidence": 90}, "choose from 0 to 1"),
