@@ -1,6 +1,6 @@
 """How well the cuts of a video are found: Procgen games, played with keys held for long, level after level in one mp4 file.
 
-    python experiments/evaluate_video_import.py
+    python experiments/evaluate_video_import.py    # needs pip install -e ".[video]"
 
 Prints a table and writes results.json: for each game and threshold how many of the cuts from one level to the next are found, and how many
 other transitions are taken for cuts.
@@ -23,7 +23,8 @@ from report import markdown_table, write_results
 from stopping import refusing
 from tqdm import tqdm
 
-from genie_agents.coinrun import DIFFICULTIES, GAMES, VALIDATION_LEVELS, ProcgenEnv
+from genie_agents.coinrun import DIFFICULTIES, GAMES, VALIDATION_LEVELS
+from genie_agents.demonstrations import RecordingConfig, record_shard
 from genie_agents.experts.players import make_expert
 from world_model.data import VideoFile, VideoImportConfig, import_video, is_cut
 
@@ -60,20 +61,15 @@ class Settings:
 
 def play(game: str, difficulty: str, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
     """The frames (N, 64, 64, 3) uint8 of all levels in a row, and whether each but the last is followed by another level's (N-1,)."""
-    env, player, frames, cuts = ProcgenEnv(game, difficulty=difficulty), make_expert("sticky", settings.seed, game), [], list[bool]()
-    for level_seed in VALIDATION_LEVELS[: settings.levels]:
-        obs, _ = env.reset(options={"level_seed": level_seed})
-        player.begin(env)
-        frames.append(obs)
-        for _ in range(settings.max_steps):
-            obs, _, terminated, truncated, _ = env.step(player.act(obs) or 0)
-            if terminated or truncated:
-                break
-            frames.append(obs)
-            cuts.append(False)
-        cuts.append(True)
-    env.close()
-    return np.stack(frames), np.array(cuts[:-1])
+    player = make_expert("sticky", settings.seed, game)
+    recording = RecordingConfig(
+        game=game, difficulty=difficulty, noise=0, delay=0, cut_noise=False, keep_unsolved=True, max_steps=settings.max_steps
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "play.h5"
+        record_shard(path, player, VALIDATION_LEVELS[: settings.levels], recording, settings.seed)
+        with VideoFile(path) as video:
+            return video.frames[:], video.actions()[:-1] == -1
 
 
 def write_video(

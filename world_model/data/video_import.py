@@ -26,7 +26,7 @@ LARGEST_SHIFT = 5  # of these pixels, between two frames without a cut
 # Down and right, the least first: most frames differ by little from the one before.
 SHIFTS = sorted(itertools.product(range(-LARGEST_SHIFT, LARGEST_SHIFT + 1), repeat=2), key=lambda shift: abs(shift[0]) + abs(shift[1]))
 EARLY = 0.1  # of a period, by which a frame may come too soon: many formats round times to milliseconds
-LONGEST_EPISODE = 2**28  # bytes: what is longer is divided, as an episode is written as a whole
+LONGEST_EPISODE = 2**27  # bytes, for a moment held twice: what is longer is divided, as an episode is written as a whole
 
 
 @dataclass(frozen=True, kw_only=True)
